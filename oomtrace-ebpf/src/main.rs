@@ -1,0 +1,3 @@
+//! Root of the BPF object.
+#![no_std]
+#![no_main]

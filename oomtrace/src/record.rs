@@ -1,0 +1,1 @@
+//! Owned form of each record of the kernel side.

@@ -1,0 +1,3 @@
+//! Everything that is done to this repository, as code.
+
+fn main() {}
