@@ -227,32 +227,34 @@ impl Apt {
                 .args(["-qq", "download", package])
                 .current_dir(&work),
         )?;
-        let deb = only_file(&work, |name| name.ends_with(".deb"))?;
+        let mut entries = fs::read_dir(&work)?.flatten().map(|entry| entry.path());
+        let deb = entries
+            .find(|path| path.extension().is_some_and(|ending| ending == "deb"))
+            .context("apt-get download left no package")?;
         host::run(
             Command::new("dpkg-deb")
                 .arg("-x")
                 .arg(deb)
                 .arg(work.join("unpacked")),
         )?;
-        let vmlinuz = only_file(&work.join("unpacked/boot"), |name| {
-            name.starts_with("vmlinuz")
-        })?;
+        // In /boot until 6.x, beside the modules from 7.x on.
+        let release = package
+            .splitn(3, '-')
+            .nth(2)
+            .context("linux-KIND-RELEASE")?;
+        let vmlinuz = [
+            format!("boot/vmlinuz-{release}"),
+            format!("usr/lib/modules/{release}/vmlinuz"),
+        ]
+        .map(|path| work.join("unpacked").join(path))
+        .into_iter()
+        .find(|path| path.exists())
+        .with_context(|| format!("{package} holds no vmlinuz"))?;
         fs::create_dir_all(image.parent().context("a parent")?)?;
         fs::copy(vmlinuz, &image)?;
         fs::remove_dir_all(work)?;
         open(&image)
     }
-}
-
-fn only_file(dir: &Path, is_it: impl Fn(&str) -> bool) -> Result<PathBuf> {
-    let entries = fs::read_dir(dir)
-        .with_context(|| dir.display().to_string())?
-        .flatten();
-    let mut found = entries.filter(|entry| is_it(&entry.file_name().to_string_lossy()));
-    found
-        .next()
-        .map(|entry| entry.path())
-        .with_context(|| format!("nothing in {}", dir.display()))
 }
 
 /// The Debian archive that apt is configured with.

@@ -34,7 +34,8 @@ cargo xtask COMMAND
                            sources build; [--toolchain NAME] picks a Rust other than the recorded one
   kernels [list|fetch]     the kernels of the matrix: which are here, or fetch the newest of each
   vm [--kernel SERIES|FILE]… [--scenario NAME]… [--memory MIB]
-                           the kernel tests in virtual machines; all kernels unless some are named
+                           the kernel tests in virtual machines; all kernels unless some are named;
+                           [--init FILE] boots another static program instead of the tests
 ";
 
 fn main() -> ExitCode {

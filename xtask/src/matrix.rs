@@ -156,7 +156,7 @@ pub(crate) fn run(options: &Options, programs: &Programs) -> Result<Tally> {
     let table = table(&rows, &names);
     let file = host::target_dir().join("vm/matrix.md");
     fs::write(&file, &table)?;
-    println!("\n{table}\n(also in {})", file.display());
+    println!("\n{table}(also in {})", file.display());
     Ok(tally)
 }
 
@@ -274,7 +274,8 @@ fn boot_all(kernels: &[Kernel], scenarios: &[Scenario]) -> Result<Vec<Row>> {
     Ok(rows.into_inner().expect("no worker panics"))
 }
 
-/// Scenarios down, kernels across. What ran outside the list, such as a broken kernel, comes last.
+/// Scenarios down, kernels across, then why some were skipped. What ran outside the list, such as a
+/// broken kernel, comes last.
 fn table(rows: &[Row], names: &[&str]) -> String {
     let mut names = names.to_vec();
     for (name, _) in rows.iter().flat_map(|(_, verdicts)| verdicts) {
@@ -284,21 +285,28 @@ fn table(rows: &[Row], names: &[&str]) -> String {
     }
     let mut text = String::from("| scenario |");
     for (release, _) in rows {
-        let _ = write!(text, " {release} |");
+        let _ = write!(text, " {} |", release.trim_end_matches("-cloud-amd64"));
     }
-    text.push_str("\n| --- |");
-    text.push_str(&" --- |".repeat(rows.len()));
+    let _ = writeln!(text, "\n| --- |{}", " --- |".repeat(rows.len()));
+    let mut notes = String::new();
     for name in names {
-        let _ = write!(text, "\n| {name} |");
-        for (_, verdicts) in rows {
+        let _ = write!(text, "| {name} |");
+        for (release, verdicts) in rows {
             let cell = match verdicts.iter().find(|(scenario, _)| scenario == name) {
                 Some((_, Verdict::Pass { rung, rows })) => format!("{rows} rows, {rung}"),
                 Some((_, Verdict::Fail(_))) => "**failed**".to_owned(),
-                Some((_, Verdict::Skip(reason))) => format!("skipped: {reason}"),
+                Some((_, Verdict::Skip(reason))) => {
+                    let _ = writeln!(notes, "- skipped: {name} on {release}: {reason}");
+                    "skipped".to_owned()
+                }
                 None => String::new(),
             };
             let _ = write!(text, " {} |", cell.replace('|', "/"));
         }
+        text.push('\n');
+    }
+    if !notes.is_empty() {
+        let _ = write!(text, "\n{notes}");
     }
     text
 }
