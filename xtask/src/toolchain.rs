@@ -70,7 +70,10 @@ impl Rust {
         }
         let version = host::read(Command::new(bin.join("rustc")).arg("--version")).ok()?;
         let real = fs::canonicalize(&linked).ok()?;
-        let version = version.trim().trim_start_matches("rustc ").to_owned();
+        let version = version
+            .trim()
+            .trim_start_matches("rustc ")
+            .replace(" (built from a source tarball)", "");
         Some(Self {
             name: name.to_owned(),
             version,
