@@ -1,0 +1,416 @@
+//! One kill: arranged, traced, and judged against everything else that saw it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt, fs,
+    path::PathBuf,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, bail, ensure};
+use oomtrace::incident::{Candidate, Incident, Role};
+
+use crate::{
+    cgroup::{self, Hierarchy, Scratch},
+    compare::{Tally, Terms, compare, decision_rung, is_listed},
+    kmsg::Kmsg,
+    watch::Watch,
+    witness::{self, Report},
+};
+
+/// Room between what is used and the limit, for whatever the kernel charges in batches.
+const HEADROOM_BYTES: u64 = 16 << 20;
+
+/// What a test has to work with.
+pub(crate) struct Context {
+    pub(crate) oomtrace: PathBuf,
+    /// Whether the whole machine is ours: then the host may run out of memory, and all of its
+    /// processes are known.
+    pub(crate) own_machine: bool,
+    pub(crate) hierarchy: Option<Hierarchy>,
+    pub(crate) patience: Duration,
+}
+
+/// Why a test did not run. The only way not to pass without failing.
+#[derive(Debug)]
+pub(crate) struct Skip(pub(crate) String);
+
+impl fmt::Display for Skip {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Skip {}
+
+impl Context {
+    /// A scratch cgroup, or the reason why there is none.
+    pub(crate) fn scratch(&self, name: &str) -> anyhow::Result<Scratch> {
+        let hierarchy = self.hierarchy.as_ref();
+        let hierarchy = hierarchy.ok_or_else(|| Skip("no memory controller is mounted".into()))?;
+        Scratch::new(hierarchy, name)
+    }
+}
+
+/// What a passed test has to show.
+#[derive(Debug)]
+pub(crate) struct Verdict {
+    pub(crate) rung: String,
+    pub(crate) rows: usize,
+    pub(crate) values: usize,
+    pub(crate) note: String,
+}
+
+/// A kill about to be caused.
+pub(crate) struct Scene<'a> {
+    context: &'a Context,
+    /// The cgroup whose limit will be hit; `None` for the host.
+    scratch: Option<&'a Scratch>,
+    watch_args: Vec<&'a str>,
+    unscored: bool,
+}
+
+impl<'a> Scene<'a> {
+    pub(crate) fn memcg(context: &'a Context, scratch: &'a Scratch) -> Self {
+        Self {
+            context,
+            scratch: Some(scratch),
+            watch_args: Vec::new(),
+            unscored: false,
+        }
+    }
+
+    pub(crate) fn global(context: &'a Context) -> anyhow::Result<Self> {
+        ensure!(
+            context.own_machine,
+            Skip("only on a machine of its own".into())
+        );
+        Ok(Self {
+            context,
+            scratch: None,
+            watch_args: Vec::new(),
+            unscored: false,
+        })
+    }
+
+    /// Further arguments of `oomtrace watch`.
+    pub(crate) fn watch(mut self, args: &[&'a str]) -> Self {
+        self.watch_args.extend(args);
+        self
+    }
+
+    /// Nobody's score is going to be compared.
+    pub(crate) fn unscored(mut self) -> Self {
+        self.unscored = true;
+        self
+    }
+
+    /// Sets the limit, starts the tracer, pulls the trigger and collects what everybody saw.
+    pub(crate) fn kill(
+        self,
+        trigger: impl FnOnce() -> anyhow::Result<()>,
+    ) -> anyhow::Result<Seen<'a>> {
+        let page_bytes = page_bytes()?;
+        let total_bytes = match self.scratch {
+            Some(scratch) => {
+                let limit = (scratch.usage_bytes()? + HEADROOM_BYTES) / page_bytes * page_bytes;
+                scratch.set_limit(limit)?;
+                limit
+            }
+            None => ram_bytes()?,
+        };
+        let adj = self.context.own_machine.then_some(-999);
+        let patience = self.context.patience;
+        let watch = Watch::start(&self.context.oomtrace, &self.watch_args, adj, patience)?;
+        let processes = self.processes()?;
+        let kmsg = Kmsg::follow()?;
+        let kills_before = self.oom_kills()?;
+        // As a row of the table it must not move either.
+        let frozen = self.scratch.is_none();
+        if frozen {
+            watch.freeze(true)?;
+        }
+        trigger()?;
+        let end = Instant::now() + patience;
+        while self.oom_kills()? == kills_before {
+            ensure!(Instant::now() < end, "the kernel kills nobody");
+            thread::sleep(Duration::from_millis(10));
+        }
+        let (lines, lost) = kmsg.settled(Duration::from_millis(500));
+        let kills = self.oom_kills()? - kills_before;
+        if frozen {
+            watch.freeze(false)?;
+        }
+        let tracer = watch.pid();
+        let is_ours = |incident: &Incident| {
+            let mut victims = incident.victims.iter().map(|victim| victim.tgid);
+            victims.any(|tgid| processes.contains_key(&tgid))
+        };
+        let incident = watch.incident(patience, is_ours)?;
+        let later = watch.finish(patience)?;
+        ensure!(
+            !later.iter().any(is_ours),
+            "a second incident: {:?}",
+            later[0].victims
+        );
+        Ok(Seen {
+            report: report_of(&lines, &processes)?,
+            terms: Terms {
+                page_bytes,
+                total_pages: total_bytes / page_bytes,
+                partial: lost > 0,
+                unscored: self.unscored,
+            },
+            scene: self,
+            incident,
+            lost,
+            kills,
+            processes,
+            tracer,
+        })
+    }
+
+    fn oom_kills(&self) -> anyhow::Result<u64> {
+        if let Some(scratch) = self.scratch {
+            return scratch.oom_kills();
+        }
+        let vmstat = fs::read_to_string("/proc/vmstat").context("/proc/vmstat")?;
+        let count = vmstat
+            .lines()
+            .find_map(|line| line.strip_prefix("oom_kill "));
+        count
+            .context("oom_kill in /proc/vmstat")?
+            .parse()
+            .context("oom_kill")
+    }
+
+    /// Who is within reach, by process id, as procfs tells it.
+    fn processes(&self) -> anyhow::Result<BTreeMap<u32, Process>> {
+        let pids = match self.scratch {
+            Some(scratch) => scratch.processes()?,
+            None => all_pids()?,
+        };
+        let mut all = BTreeMap::new();
+        for pid in pids {
+            let process = Process::read(pid).with_context(|| format!("/proc/{pid}/stat"))?;
+            // The kernel passes over the machine's own process 1 without a word.
+            let unkillable = process.is_kernel_thread || self.scratch.is_none() && pid == 1;
+            if !unkillable {
+                all.insert(pid, process);
+            }
+        }
+        Ok(all)
+    }
+}
+
+/// A process, as `/proc/PID/stat` tells it.
+#[derive(Debug)]
+pub(crate) struct Process {
+    ppid: u32,
+    start_ticks: u64,
+    is_kernel_thread: bool,
+}
+
+impl Process {
+    fn read(pid: u32) -> anyhow::Result<Self> {
+        const PF_KTHREAD: u64 = 0x20_0000;
+        let stat = fs::read(format!("/proc/{pid}/stat"))?;
+        let end = stat.iter().rposition(|&b| b == b')').context("no name")?;
+        let rest = std::str::from_utf8(&stat[end + 1..])?;
+        let fields: Vec<_> = rest.split_whitespace().collect();
+        // Numbered from 3, the state, as in proc(5).
+        let field = |number: usize| fields.get(number - 3).copied().context("too short");
+        Ok(Self {
+            ppid: field(4)?.parse()?,
+            start_ticks: field(22)?.parse()?,
+            is_kernel_thread: field(9)?.parse::<u64>()? & PF_KTHREAD != 0,
+        })
+    }
+}
+
+/// What everybody saw of one kill.
+pub(crate) struct Seen<'a> {
+    scene: Scene<'a>,
+    pub(crate) incident: Incident,
+    pub(crate) report: Report,
+    terms: Terms,
+    /// Records that the kernel log lost meanwhile.
+    lost: u64,
+    /// By the kernel's counter.
+    kills: u64,
+    processes: BTreeMap<u32, Process>,
+    tracer: u32,
+}
+
+impl Seen<'_> {
+    pub(crate) fn candidate(&self, tgid: u32) -> anyhow::Result<&Candidate> {
+        let mut all = self.incident.candidates.iter();
+        let candidate = all.find(|candidate| candidate.tgid == tgid);
+        candidate.with_context(|| format!("{tgid} is no candidate"))
+    }
+
+    /// Compares with every witness; `victims` are the processes that had to die. `more` adds what
+    /// only this scenario can tell.
+    pub(crate) fn judge(
+        &self,
+        victims: &[u32],
+        more: impl FnOnce(&mut Tally) -> anyhow::Result<()>,
+    ) -> anyhow::Result<Verdict> {
+        let mut tally = compare(&self.incident, &self.report, self.terms);
+        self.reach(&mut tally);
+        self.counters(&mut tally);
+        self.limit(&mut tally)?;
+        let died: BTreeSet<_> = self
+            .incident
+            .victims
+            .iter()
+            .map(|victim| victim.tgid)
+            .collect();
+        let due: BTreeSet<_> = victims.iter().copied().collect();
+        tally.same("processes killed", died, due);
+        more(&mut tally)?;
+        tally.holds(
+            format!("gaps: {:?}", self.incident.gaps),
+            self.incident.is_complete(),
+        );
+        let rung = decision_rung(&self.incident).to_owned();
+        tally.holds(
+            "the incident does not name its decision hook",
+            !rung.is_empty(),
+        );
+        if !tally.off.is_empty() {
+            let shown: Vec<_> = tally.off.iter().take(12).cloned().collect();
+            bail!(
+                "{} of {} values differ ({} rows, {rung}): {}",
+                tally.off.len(),
+                tally.values,
+                tally.rows,
+                shown.join("; ")
+            );
+        }
+        ensure!(tally.rows > 0, "no row was compared");
+        let mut note = format!("{} processes", self.processes.len());
+        if self.lost > 0 {
+            note += &format!(", the kernel log lost {} records", self.lost);
+        }
+        Ok(Verdict {
+            rung,
+            rows: tally.rows,
+            values: tally.values,
+            note,
+        })
+    }
+
+    /// Everyone within reach is a candidate, nobody else is, and procfs agrees about who they are.
+    fn reach(&self, tally: &mut Tally) {
+        let listed: BTreeMap<_, _> = (self.incident.candidates.iter())
+            .filter(|candidate| is_listed(candidate))
+            .map(|candidate| (candidate.tgid, candidate))
+            .collect();
+        for (pid, process) in &self.processes {
+            let Some(candidate) = listed.get(pid) else {
+                tally.holds(format!("process {pid} is no candidate"), false);
+                continue;
+            };
+            tally.same(
+                format!("parent of {pid}"),
+                candidate.ppid,
+                Some(process.ppid),
+            );
+            let ticks = candidate.start_boot_ns.map(|ns| ns / 10_000_000);
+            tally.same(format!("start of {pid}"), ticks, Some(process.start_ticks));
+        }
+        for pid in listed.keys() {
+            let known = self.processes.contains_key(pid) || *pid == self.tracer;
+            tally.holds(format!("candidate {pid} is none of the processes"), known);
+        }
+    }
+
+    /// The kernel's count of its kills. A group's first victim is counted twice, as it is printed.
+    fn counters(&self, tally: &mut Tally) {
+        let printed = self.report.kills.len();
+        let distinct: BTreeSet<_> = self.report.kills.iter().map(|kill| kill.pid).collect();
+        let repeated = (printed - distinct.len()) as u64;
+        let victims = self.incident.victims.iter();
+        let killed = victims
+            .filter(|victim| victim.killed != Some(false) && victim.role != Role::MmSharer)
+            .count() as u64;
+        tally.same(
+            "kills by the kernel's counter",
+            killed + repeated,
+            self.kills,
+        );
+    }
+
+    /// The cgroup whose limit was hit, by its directory.
+    fn limit(&self, tally: &mut Tally) -> anyhow::Result<()> {
+        let Some(scratch) = self.scene.scratch else {
+            return Ok(());
+        };
+        let id = cgroup::id(scratch.dir())?;
+        tally.same("id of the cgroup", self.incident.oom_cgroup, Some(id));
+        let ours = self
+            .incident
+            .cgroup(id)
+            .context("the cgroup of the limit is missing")?;
+        let path = scratch.kernel_path(scratch.dir());
+        tally.same("path of the cgroup", ours.path.to_string(), path);
+        let limit = self.terms.total_pages * self.terms.page_bytes;
+        tally.same("limit of the cgroup", ours.max_bytes, Some(limit));
+        // At the decision it is full, but for what other CPUs hold in stock.
+        let usage = ours.usage_bytes.unwrap_or(0);
+        let full = usage <= limit && usage + (4 << 20) > limit;
+        tally.holds(format!("usage {usage} with limit {limit}"), full);
+        Ok(())
+    }
+}
+
+/// The one report that tells of a process of ours.
+fn report_of(lines: &[Vec<u8>], ours: &BTreeMap<u32, Process>) -> anyhow::Result<Report> {
+    let mut reports = witness::reports(lines.iter().map(Vec::as_slice));
+    reports.retain(|report| {
+        let chosen = report.choice.as_ref().map(|choice| choice.pid);
+        let mut told = chosen
+            .into_iter()
+            .chain(report.kills.iter().map(|kill| kill.pid));
+        told.any(|pid| ours.contains_key(&pid))
+    });
+    ensure!(
+        reports.len() <= 1,
+        "the kernel reports {} kills",
+        reports.len()
+    );
+    reports.pop().context("the kernel log tells of no kill")
+}
+
+fn all_pids() -> anyhow::Result<Vec<u32>> {
+    let entries = fs::read_dir("/proc").context("/proc")?.flatten();
+    Ok(entries
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .collect())
+}
+
+fn page_bytes() -> anyhow::Result<u64> {
+    // SAFETY: a call without pointers.
+    u64::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).context("page size")
+}
+
+/// `MemTotal`; the test machines have no swap.
+pub(crate) fn ram_bytes() -> anyhow::Result<u64> {
+    meminfo("MemTotal:")
+}
+
+pub(crate) fn meminfo(name: &str) -> anyhow::Result<u64> {
+    let text = fs::read_to_string("/proc/meminfo").context("/proc/meminfo")?;
+    let value = text
+        .lines()
+        .find_map(|line| line.strip_prefix(name))
+        .context("meminfo")?;
+    let kib: u64 = value
+        .trim()
+        .trim_end_matches(" kB")
+        .parse()
+        .context("meminfo")?;
+    Ok(kib << 10)
+}
