@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    io::{self, Read, Seek, SeekFrom},
+    io::{self, Read},
     os::{fd::AsRawFd, unix::fs::OpenOptionsExt},
     sync::{
         Arc, Mutex, PoisonError,
@@ -36,11 +36,12 @@ impl Kmsg {
             .custom_flags(libc::O_NONBLOCK)
             .open("/dev/kmsg")
             .context("open /dev/kmsg")?;
-        file.seek(SeekFrom::End(0)).context("seek /dev/kmsg")?;
+        // What is lost shows in the sequence numbers, so the last one before must be known.
+        let expected = last(&mut file).map(|sequence| sequence + 1);
         let shared = Arc::new(Shared::default());
         let thread = {
             let shared = Arc::clone(&shared);
-            thread::spawn(move || read_on(file, &shared))
+            thread::spawn(move || read_on(file, expected, &shared))
         };
         Ok(Self {
             shared,
@@ -77,9 +78,21 @@ impl Drop for Kmsg {
     }
 }
 
-fn read_on(mut file: File, shared: &Shared) {
+/// Reads all there is and returns the last sequence number.
+fn last(file: &mut File) -> Option<u64> {
     let mut buffer = vec![0; 16 << 10];
-    let mut expected = None;
+    let mut last = None;
+    loop {
+        match file.read(&mut buffer) {
+            Ok(n) => last = record(&buffer[..n]).map(|(sequence, _)| sequence).or(last),
+            Err(error) if error.raw_os_error() == Some(libc::EPIPE) => {}
+            Err(_) => return last,
+        }
+    }
+}
+
+fn read_on(mut file: File, mut expected: Option<u64>, shared: &Shared) {
+    let mut buffer = vec![0; 16 << 10];
     while !shared.stop.load(Ordering::Acquire) {
         match file.read(&mut buffer) {
             Ok(0) => return,

@@ -147,15 +147,17 @@ impl<'a> Scene<'a> {
             let mut victims = incident.victims.iter().map(|victim| victim.tgid);
             victims.any(|tgid| processes.contains_key(&tgid))
         };
-        let incident = watch.incident(patience, is_ours)?;
-        let later = watch.finish(patience)?;
-        ensure!(
-            !later.iter().any(is_ours),
-            "a second incident: {:?}",
-            later[0].victims
-        );
+        let mut incidents = vec![watch.incident(patience, is_ours)?];
+        incidents.extend(watch.finish(patience)?.into_iter().filter(is_ours));
+        let mut reports = reports_of(&lines, &processes);
+        ensure!(!reports.is_empty(), "the kernel log tells of no kill");
+        let later_reports = reports.split_off(1);
+        let later_incidents = incidents.split_off(1);
         Ok(Seen {
-            report: report_of(&lines, &processes)?,
+            incident: incidents.remove(0),
+            report: reports.remove(0),
+            later_incidents,
+            later_reports,
             terms: Terms {
                 page_bytes,
                 total_pages: total_bytes / page_bytes,
@@ -163,7 +165,6 @@ impl<'a> Scene<'a> {
                 unscored: self.unscored,
             },
             scene: self,
-            incident,
             lost,
             kills,
             processes,
@@ -234,6 +235,10 @@ pub(crate) struct Seen<'a> {
     scene: Scene<'a>,
     pub(crate) incident: Incident,
     pub(crate) report: Report,
+    /// Between the death of a victim and the return of its memory the kernel may kill again. That
+    /// is its business, but not a single kill may go unseen.
+    later_incidents: Vec<Incident>,
+    later_reports: Vec<Report>,
     terms: Terms,
     /// Records that the kernel log lost meanwhile.
     lost: u64,
@@ -291,6 +296,9 @@ impl Seen<'_> {
         }
         ensure!(tally.rows > 0, "no row was compared");
         let mut note = format!("{} processes", self.processes.len());
+        if !self.later_reports.is_empty() {
+            note += &format!(", {} later kills", self.later_reports.len());
+        }
         if self.lost > 0 {
             note += &format!(", the kernel log lost {} records", self.lost);
         }
@@ -327,20 +335,29 @@ impl Seen<'_> {
         }
     }
 
-    /// The kernel's count of its kills. A group's first victim is counted twice, as it is printed.
+    /// The kernel's count of its kills, and that each report has its incident. A group's first
+    /// victim is counted twice, as it is printed.
     fn counters(&self, tally: &mut Tally) {
-        let printed = self.report.kills.len();
-        let distinct: BTreeSet<_> = self.report.kills.iter().map(|kill| kill.pid).collect();
-        let repeated = (printed - distinct.len()) as u64;
-        let victims = self.incident.victims.iter();
-        let killed = victims
-            .filter(|victim| victim.killed != Some(false) && victim.role != Role::MmSharer)
-            .count() as u64;
-        tally.same(
-            "kills by the kernel's counter",
-            killed + repeated,
-            self.kills,
-        );
+        let victims = |incident: &Incident| -> BTreeSet<u32> {
+            let victims = incident.victims.iter();
+            let killed = victims
+                .filter(|victim| victim.killed != Some(false) && victim.role != Role::MmSharer);
+            killed.map(|victim| victim.pid).collect()
+        };
+        let killed = |report: &Report| -> BTreeSet<u32> {
+            report.kills.iter().map(|kill| kill.pid).collect()
+        };
+        let ours: Vec<_> = self.later_incidents.iter().map(victims).collect();
+        let theirs: Vec<_> = self.later_reports.iter().map(killed).collect();
+        tally.same("later kills", ours, theirs);
+        let incidents = [&self.incident].into_iter().chain(&self.later_incidents);
+        let killed_by_ours: usize = incidents.map(|incident| victims(incident).len()).sum();
+        let reports = [&self.report].into_iter().chain(&self.later_reports);
+        let repeated: usize = reports
+            .map(|report| report.kills.len() - killed(report).len())
+            .sum();
+        let ours = (killed_by_ours + repeated) as u64;
+        tally.same("kills by the kernel's counter", ours, self.kills);
     }
 
     /// The cgroup whose limit was hit, by its directory.
@@ -366,8 +383,8 @@ impl Seen<'_> {
     }
 }
 
-/// The one report that tells of a process of ours.
-fn report_of(lines: &[Vec<u8>], ours: &BTreeMap<u32, Process>) -> anyhow::Result<Report> {
+/// The reports that tell of a process of ours.
+fn reports_of(lines: &[Vec<u8>], ours: &BTreeMap<u32, Process>) -> Vec<Report> {
     let mut reports = witness::reports(lines.iter().map(Vec::as_slice));
     reports.retain(|report| {
         let chosen = report.choice.as_ref().map(|choice| choice.pid);
@@ -376,12 +393,7 @@ fn report_of(lines: &[Vec<u8>], ours: &BTreeMap<u32, Process>) -> anyhow::Result
             .chain(report.kills.iter().map(|kill| kill.pid));
         told.any(|pid| ours.contains_key(&pid))
     });
-    ensure!(
-        reports.len() <= 1,
-        "the kernel reports {} kills",
-        reports.len()
-    );
-    reports.pop().context("the kernel log tells of no kill")
+    reports
 }
 
 fn all_pids() -> anyhow::Result<Vec<u32>> {
