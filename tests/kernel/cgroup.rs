@@ -75,6 +75,9 @@ impl Scratch {
         for part in path.split('/') {
             if self.hierarchy.v2 {
                 delegate(&dir)?;
+            } else {
+                // A limit of v1 reaches what is below only if told so, until 5.11 made it the rule.
+                let _ = fs::write(dir.join("memory.use_hierarchy"), "1");
             }
             dir.push(part);
             match fs::create_dir(&dir) {
