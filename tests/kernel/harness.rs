@@ -6,7 +6,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
 };
 
-use crate::scene::{Skip, Verdict};
+use crate::context::{Skip, Verdict};
 
 /// What to run, from the command line.
 #[derive(Debug, Default)]

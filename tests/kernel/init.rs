@@ -16,9 +16,9 @@ use anyhow::{Context as _, ensure};
 
 use crate::{
     cgroup::Hierarchy,
+    context::{Context, Skip, Verdict},
     harness::{Outcome, line, run},
     scenarios::{Place, SCENARIOS, Scenario},
-    scene::{Context, Skip},
 };
 
 /// Scenarios of this place run in one boot, with the cgroups that it needs.
@@ -59,7 +59,7 @@ pub(crate) fn main() -> ! {
     power_off()
 }
 
-fn run_scenario(scenario: &Scenario) -> anyhow::Result<crate::scene::Verdict> {
+fn run_scenario(scenario: &Scenario) -> anyhow::Result<Verdict> {
     let group = boot_group(scenario.place).context("not a scenario for a VM")?;
     let context = Context {
         oomtrace: PathBuf::from("/oomtrace"),

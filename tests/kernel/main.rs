@@ -11,10 +11,12 @@
 mod cgroup;
 mod compare;
 mod compare_tests;
+mod context;
 mod crew;
 mod harness;
 mod init;
 mod kmsg;
+mod procfs;
 mod scenarios;
 mod scene;
 mod watch;
@@ -30,9 +32,9 @@ use std::{
 
 use crate::{
     cgroup::Hierarchy,
+    context::{Context, Skip},
     harness::{Selection, Summary, line},
     scenarios::{Place, SCENARIOS},
-    scene::{Context, Skip},
 };
 
 type UnitTest = fn() -> anyhow::Result<()>;

@@ -2,8 +2,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt, fs,
-    path::PathBuf,
     thread,
     time::{Duration, Instant},
 };
@@ -12,55 +10,17 @@ use anyhow::{Context as _, bail, ensure};
 use oomtrace::incident::{Candidate, Incident, Role};
 
 use crate::{
-    cgroup::{self, Hierarchy, Scratch},
+    cgroup::{self, Scratch},
     compare::{Tally, Terms, compare, decision_rung, is_listed},
+    context::{Context, Skip, Verdict},
     kmsg::Kmsg,
+    procfs::{self, Process},
     watch::Watch,
     witness::{self, Report},
 };
 
 /// Room between what is used and the limit, for whatever the kernel charges in batches.
 const HEADROOM_BYTES: u64 = 16 << 20;
-
-/// What a test has to work with.
-pub(crate) struct Context {
-    pub(crate) oomtrace: PathBuf,
-    /// Whether the whole machine is ours: then the host may run out of memory, and all of its
-    /// processes are known.
-    pub(crate) own_machine: bool,
-    pub(crate) hierarchy: Option<Hierarchy>,
-    pub(crate) patience: Duration,
-}
-
-/// Why a test did not run. The only way not to pass without failing.
-#[derive(Debug)]
-pub(crate) struct Skip(pub(crate) String);
-
-impl fmt::Display for Skip {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for Skip {}
-
-impl Context {
-    /// A scratch cgroup, or the reason why there is none.
-    pub(crate) fn scratch(&self, name: &str) -> anyhow::Result<Scratch> {
-        let hierarchy = self.hierarchy.as_ref();
-        let hierarchy = hierarchy.ok_or_else(|| Skip("no memory controller is mounted".into()))?;
-        Scratch::new(hierarchy, name)
-    }
-}
-
-/// What a passed test has to show.
-#[derive(Debug)]
-pub(crate) struct Verdict {
-    pub(crate) rung: String,
-    pub(crate) rows: usize,
-    pub(crate) values: usize,
-    pub(crate) note: String,
-}
 
 /// A kill about to be caused.
 pub(crate) struct Scene<'a> {
@@ -111,19 +71,21 @@ impl<'a> Scene<'a> {
         self,
         trigger: impl FnOnce() -> anyhow::Result<()>,
     ) -> anyhow::Result<Seen<'a>> {
-        let page_bytes = page_bytes()?;
+        let page_bytes = procfs::page_bytes()?;
         let total_bytes = match self.scratch {
             Some(scratch) => {
                 let limit = (scratch.usage_bytes()? + HEADROOM_BYTES) / page_bytes * page_bytes;
                 scratch.set_limit(limit)?;
                 limit
             }
-            None => ram_bytes()?,
+            // None of these machines has swap.
+            None => procfs::meminfo("MemTotal")?,
         };
         let adj = self.context.own_machine.then_some(-999);
         let patience = self.context.patience;
         let watch = Watch::start(&self.context.oomtrace, &self.watch_args, adj, patience)?;
         let processes = self.processes()?;
+        let everyone = self.everyone()?;
         let kmsg = Kmsg::follow()?;
         let kills_before = self.oom_kills()?;
         // As a row of the table it must not move either.
@@ -168,33 +130,27 @@ impl<'a> Scene<'a> {
             lost,
             kills,
             processes,
+            everyone,
             tracer,
         })
     }
 
     fn oom_kills(&self) -> anyhow::Result<u64> {
-        if let Some(scratch) = self.scratch {
-            return scratch.oom_kills();
+        match self.scratch {
+            Some(scratch) => scratch.oom_kills(),
+            None => procfs::oom_kills(),
         }
-        let vmstat = fs::read_to_string("/proc/vmstat").context("/proc/vmstat")?;
-        let count = vmstat
-            .lines()
-            .find_map(|line| line.strip_prefix("oom_kill "));
-        count
-            .context("oom_kill in /proc/vmstat")?
-            .parse()
-            .context("oom_kill")
     }
 
     /// Who is within reach, by process id, as procfs tells it.
     fn processes(&self) -> anyhow::Result<BTreeMap<u32, Process>> {
         let pids = match self.scratch {
             Some(scratch) => scratch.processes()?,
-            None => all_pids()?,
+            None => procfs::all_pids()?,
         };
         let mut all = BTreeMap::new();
         for pid in pids {
-            let process = Process::read(pid).with_context(|| format!("/proc/{pid}/stat"))?;
+            let process = Process::read(pid)?;
             // The kernel passes over the machine's own process 1 without a word.
             let unkillable = process.is_kernel_thread || self.scratch.is_none() && pid == 1;
             if !unkillable {
@@ -203,30 +159,18 @@ impl<'a> Scene<'a> {
         }
         Ok(all)
     }
-}
 
-/// A process, as `/proc/PID/stat` tells it.
-#[derive(Debug)]
-pub(crate) struct Process {
-    ppid: u32,
-    start_ticks: u64,
-    is_kernel_thread: bool,
-}
-
-impl Process {
-    fn read(pid: u32) -> anyhow::Result<Self> {
-        const PF_KTHREAD: u64 = 0x20_0000;
-        let stat = fs::read(format!("/proc/{pid}/stat"))?;
-        let end = stat.iter().rposition(|&b| b == b')').context("no name")?;
-        let rest = std::str::from_utf8(&stat[end + 1..])?;
-        let fields: Vec<_> = rest.split_whitespace().collect();
-        // Numbered from 3, the state, as in proc(5).
-        let field = |number: usize| fields.get(number - 3).copied().context("too short");
-        Ok(Self {
-            ppid: field(4)?.parse()?,
-            start_ticks: field(22)?.parse()?,
-            is_kernel_thread: field(9)?.parse::<u64>()? & PF_KTHREAD != 0,
-        })
+    fn everyone(&self) -> anyhow::Result<Option<BTreeSet<u32>>> {
+        if !self.context.own_machine {
+            return Ok(None);
+        }
+        let mut all = BTreeSet::new();
+        for pid in procfs::all_pids()? {
+            if Process::read(pid).is_ok_and(|process| !process.is_kernel_thread) {
+                all.insert(pid);
+            }
+        }
+        Ok(Some(all))
     }
 }
 
@@ -245,6 +189,8 @@ pub(crate) struct Seen<'a> {
     /// By the kernel's counter.
     kills: u64,
     processes: BTreeMap<u32, Process>,
+    /// All that the machine runs, where nobody else runs anything.
+    everyone: Option<BTreeSet<u32>>,
     tracer: u32,
 }
 
@@ -328,6 +274,19 @@ impl Seen<'_> {
             );
             let ticks = candidate.start_boot_ns.map(|ns| ns / 10_000_000);
             tally.same(format!("start of {pid}"), ticks, Some(process.start_ticks));
+            let cgroup = candidate.cgroup.and_then(|id| self.incident.cgroup(id));
+            let path = cgroup.map(|cgroup| cgroup.path.as_bytes());
+            tally.same(format!("cgroup of {pid}"), path, Some(&process.cgroup[..]));
+            // A fork that nobody saw has none; a wrong one would be worse.
+            if let Some(cmdline) = &candidate.cmdline {
+                let what = format!("command line of {pid}");
+                tally.same(what, cmdline.as_bytes(), process.cmdline.as_slice());
+            }
+        }
+        if let Some(everyone) = &self.everyone {
+            let candidates = self.incident.candidates.iter();
+            let ours: BTreeSet<_> = candidates.map(|candidate| candidate.tgid).collect();
+            tally.same("all processes", &ours, everyone);
         }
         for pid in listed.keys() {
             let known = self.processes.contains_key(pid) || *pid == self.tracer;
@@ -394,35 +353,4 @@ fn reports_of(lines: &[Vec<u8>], ours: &BTreeMap<u32, Process>) -> Vec<Report> {
         told.any(|pid| ours.contains_key(&pid))
     });
     reports
-}
-
-fn all_pids() -> anyhow::Result<Vec<u32>> {
-    let entries = fs::read_dir("/proc").context("/proc")?.flatten();
-    Ok(entries
-        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .collect())
-}
-
-fn page_bytes() -> anyhow::Result<u64> {
-    // SAFETY: a call without pointers.
-    u64::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).context("page size")
-}
-
-/// `MemTotal`; the test machines have no swap.
-pub(crate) fn ram_bytes() -> anyhow::Result<u64> {
-    meminfo("MemTotal:")
-}
-
-pub(crate) fn meminfo(name: &str) -> anyhow::Result<u64> {
-    let text = fs::read_to_string("/proc/meminfo").context("/proc/meminfo")?;
-    let value = text
-        .lines()
-        .find_map(|line| line.strip_prefix(name))
-        .context("meminfo")?;
-    let kib: u64 = value
-        .trim()
-        .trim_end_matches(" kB")
-        .parse()
-        .context("meminfo")?;
-    Ok(kib << 10)
 }
