@@ -26,6 +26,19 @@ impl fmt::Display for Skip {
 
 impl std::error::Error for Skip {}
 
+/// The kernel reports at most ten kills in five seconds, whoever caused them, and this one was not
+/// among them. Worth another try.
+#[derive(Debug)]
+pub(crate) struct RateLimited;
+
+impl fmt::Display for RateLimited {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the kernel reports no more kills for now")
+    }
+}
+
+impl std::error::Error for RateLimited {}
+
 impl Context {
     /// A scratch cgroup, or the reason why there is none.
     pub(crate) fn scratch(&self, name: &str) -> anyhow::Result<Scratch> {

@@ -132,3 +132,32 @@ pub(crate) fn line(text: &str) {
     let mut out = io::stdout();
     let _ = writeln!(out, "{text}").and_then(|()| out.flush());
 }
+
+/// Tests of the harness itself.
+pub(crate) mod tests {
+    use anyhow::{bail, ensure};
+
+    use super::{Outcome, Selection, run};
+    use crate::context::Skip;
+
+    pub(crate) fn a_skip_is_no_pass_and_a_panic_a_failure() -> anyhow::Result<()> {
+        let skipped = run(|| Err(Skip("no cgroup".to_owned()).into()));
+        ensure!(matches!(skipped, Outcome::Skipped(reason) if reason == "no cgroup"));
+        let failed = run(|| bail!("a difference"));
+        ensure!(matches!(failed, Outcome::Failed(reason) if reason == "a difference"));
+        // Without the hook, which would print a backtrace.
+        let panicked = run(|| std::panic::resume_unwind(Box::new("empty")));
+        ensure!(matches!(panicked, Outcome::Failed(reason) if reason.contains("empty")));
+        Ok(())
+    }
+
+    pub(crate) fn filters_are_those_of_cargo() -> anyhow::Result<()> {
+        let parse = |args: &[&str]| Selection::parse(args.iter().map(|&arg| arg.to_owned()));
+        ensure!(parse(&[]).includes("live::adj"));
+        ensure!(parse(&["--nocapture", "--test-threads", "1"]).includes("live::adj"));
+        ensure!(parse(&["adj"]).includes("live::adj") && !parse(&["adj"]).includes("live::many"));
+        ensure!(!parse(&["--exact", "adj"]).includes("live::adj"));
+        ensure!(parse(&["live::adj", "--exact"]).includes("live::adj"));
+        Ok(())
+    }
+}

@@ -67,7 +67,7 @@ fn run_scenario(scenario: &Scenario) -> anyhow::Result<Verdict> {
         hierarchy: Some(mount_cgroups(group == "v2")?),
         patience: Duration::from_secs(60),
     };
-    (scenario.run)(&context)
+    scenario.run(&context)
 }
 
 fn tell(name: &str, outcome: Outcome) {

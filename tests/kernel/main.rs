@@ -55,6 +55,22 @@ const UNIT: &[(&str, UnitTest)] = &[
     ),
     ("kmsg::takes_escapes_back", kmsg::tests::takes_escapes_back),
     (
+        "harness::a_skip_is_no_pass_and_a_panic_a_failure",
+        harness::tests::a_skip_is_no_pass_and_a_panic_a_failure,
+    ),
+    (
+        "harness::filters_are_those_of_cargo",
+        harness::tests::filters_are_those_of_cargo,
+    ),
+    (
+        "procfs::finds_the_memory_cgroup",
+        procfs::tests::finds_the_memory_cgroup,
+    ),
+    (
+        "procfs::knows_this_process",
+        procfs::tests::knows_this_process,
+    ),
+    (
         "compare::agreement_is_found",
         compare_tests::agreement_is_found,
     ),
@@ -108,7 +124,7 @@ fn run_here(selection: &Selection) -> ExitCode {
     for scenario in live {
         let name = format!("live::{}", scenario.name);
         if selection.includes(&name) {
-            let outcome = harness::run(|| Ok(Some((scenario.run)(&host_context()?)?)));
+            let outcome = harness::run(|| Ok(Some(scenario.run(&host_context()?)?)));
             summary.add(&name, outcome);
         } else {
             summary.filtered_out += 1;

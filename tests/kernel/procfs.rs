@@ -101,3 +101,27 @@ pub(crate) fn oom_kills() -> anyhow::Result<u64> {
         .parse()
         .context("oom_kill")
 }
+
+/// Tests of the reader itself.
+pub(crate) mod tests {
+    use anyhow::ensure;
+
+    use super::{Process, memory_cgroup};
+
+    pub(crate) fn finds_the_memory_cgroup() -> anyhow::Result<()> {
+        let v1 = b"9:name=systemd:/\n4:cpu,memory:/a:b\n0::/elsewhere\n";
+        ensure!(memory_cgroup(v1).as_deref() == Some(b"/a:b".as_slice()));
+        ensure!(memory_cgroup(b"1:cpu:/x\n0::/y\n").as_deref() == Some(b"/y".as_slice()));
+        Ok(())
+    }
+
+    pub(crate) fn knows_this_process() -> anyhow::Result<()> {
+        let this = Process::read(std::process::id())?;
+        ensure!(this.ppid == std::os::unix::process::parent_id() && !this.is_kernel_thread);
+        ensure!(
+            this.start_ticks > 0 && !this.cmdline.contains(&0),
+            "{this:?}"
+        );
+        Ok(())
+    }
+}

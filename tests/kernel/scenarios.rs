@@ -3,19 +3,34 @@
 mod machine;
 mod memcg;
 
+use std::{thread, time::Duration};
+
 use machine::{allocating_task, global, sysrq_f};
 use memcg::{
     adj, hostile_names, kernel_scores, leader_gone, many, memcg, nested, oom_group, protected,
     share_mm,
 };
 
-use crate::context::{Context, Verdict};
+use crate::context::{Context, RateLimited, Verdict};
 
 /// A kill by its name.
 pub(crate) struct Scenario {
     pub(crate) name: &'static str,
     pub(crate) place: Place,
-    pub(crate) run: fn(&Context) -> anyhow::Result<Verdict>,
+    run: fn(&Context) -> anyhow::Result<Verdict>,
+}
+
+impl Scenario {
+    /// Runs it, and again where the kernel has left out its report.
+    pub(crate) fn run(&self, context: &Context) -> anyhow::Result<Verdict> {
+        for _ in 0..3 {
+            match (self.run)(context) {
+                Err(error) if error.is::<RateLimited>() => thread::sleep(Duration::from_secs(6)),
+                done => return done,
+            }
+        }
+        (self.run)(context)
+    }
 }
 
 /// Where a scenario can run.

@@ -12,7 +12,7 @@ use oomtrace::incident::{Candidate, Incident, Role};
 use crate::{
     cgroup::{self, Scratch},
     compare::{Tally, Terms, compare, decision_rung, is_listed},
-    context::{Context, Skip, Verdict},
+    context::{Context, RateLimited, Skip, Verdict},
     kmsg::Kmsg,
     procfs::{self, Process},
     watch::Watch,
@@ -112,7 +112,8 @@ impl<'a> Scene<'a> {
         let mut incidents = vec![watch.incident(patience, is_ours)?];
         incidents.extend(watch.finish(patience)?.into_iter().filter(is_ours));
         let mut reports = reports_of(&lines, &processes);
-        ensure!(!reports.is_empty(), "the kernel log tells of no kill");
+        let complete = |report: &Report| report.choice.is_some();
+        ensure!(reports.first().is_some_and(complete), RateLimited);
         let later_reports = reports.split_off(1);
         let later_incidents = incidents.split_off(1);
         Ok(Seen {
