@@ -68,6 +68,14 @@ fn no_line_is_wider_than_the_page_and_nothing_moves_the_cursor() {
                     continue;
                 }
                 let report = report(&incident, width, colour);
+                let killed = incident
+                    .victims
+                    .iter()
+                    .any(|victim| victim.killed == Some(true));
+                assert_eq!(report.contains("KILLED"), killed, "{name} at {width}");
+                let limit = ["LIMIT HIT", "MEM+SWAP LIMIT"];
+                let marked = limit.iter().any(|mark| report.contains(mark));
+                assert_eq!(marked, incident.oom_cgroup.is_some(), "{name} at {width}");
                 for line in report.lines() {
                     let line = uncoloured(line, colour);
                     let simple: usize = line.chars().map(|c| c.width().unwrap_or(0)).sum();
@@ -173,9 +181,17 @@ fn ten_thousand_processes_make_a_short_report() {
 }
 
 #[test]
+fn a_thousand_victims_make_a_short_report() {
+    let report = report(&incidents::large_group(), 80, false);
+    let lines = report.lines().count();
+    assert!(lines < 110, "{lines} lines");
+    assert!(report.contains("951 victims among all these"), "{report}");
+}
+
+#[test]
 fn nothing_is_made_up_of_an_empty_incident() {
     assert_eq!(why::sentences(&Incident::default()), Vec::<String>::new());
-    assert_eq!(report(&Incident::default(), 80, false), "OOM KILL\n");
+    assert_eq!(report(&Incident::default(), 80, false), "OOM\n");
 }
 
 #[test]
@@ -188,11 +204,11 @@ fn every_key_of_the_json_is_documented_with_its_type() {
     let mut documented = BTreeMap::new();
     for row in include_str!("../oomtrace/src/view/json.md").lines() {
         let cells: Vec<&str> = row.split('|').map(str::trim).collect();
-        if let [_, key, kind, _, _] = cells.as_slice() {
-            if let Some(key) = key.strip_prefix('`').and_then(|key| key.strip_suffix('`')) {
-                let known = documented.insert(key.to_owned(), (*kind).to_owned());
-                assert_eq!(known, None, "{key} is documented twice");
-            }
+        if let [_, key, kind, _, _] = cells.as_slice()
+            && let Some(key) = key.strip_prefix('`').and_then(|key| key.strip_suffix('`'))
+        {
+            let known = documented.insert(key.to_owned(), (*kind).to_owned());
+            assert_eq!(known, None, "{key} is documented twice");
         }
     }
     assert!(

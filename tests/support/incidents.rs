@@ -35,6 +35,8 @@ pub(crate) fn all() -> Vec<(&'static str, Incident)> {
         ("hostile", hostile()),
         ("many", many()),
         ("full", full()),
+        ("v1-memsw", v1_memsw()),
+        ("panic", panic()),
     ]
 }
 
@@ -272,6 +274,49 @@ pub(crate) fn oom_group() -> Incident {
             ..victim(candidate)
         });
     }
+    it
+}
+
+/// `memory.oom.group` with a thousand members.
+pub(crate) fn large_group() -> Incident {
+    let mut it = oom_group();
+    it.candidates.retain(|c| c.tgid != 980);
+    it.candidates
+        .extend((0..951u32).map(|n| process(2_000 + n, "worker", MIB, MIB, 7)));
+    let mut it = settle(it, 949);
+    let others: Vec<_> = it
+        .candidates
+        .iter()
+        .filter(|c| c.tgid != 949)
+        .map(victim)
+        .collect();
+    it.victims.extend(others.into_iter().map(|v| Victim {
+        role: Role::GroupMember,
+        ..v
+    }));
+    it
+}
+
+/// Not the limit for memory is hit, but that for memory and swap together, by a request for more
+/// than a page; and the kernel's figure is not quite the sum of the parts.
+pub(crate) fn v1_memsw() -> Incident {
+    let mut it = memcg_v1_httpd_java();
+    it.cgroups[1].usage_bytes = Some(400 * MIB);
+    it.cgroups[1].memsw_bytes = Some(600 * MIB);
+    it.cgroups[1].memsw_max_bytes = Some(600 * MIB);
+    let trigger = it.trigger.as_mut().expect("the case has a trigger");
+    (trigger.order, trigger.reclaim_stall_ns) = (Some(2), None);
+    it.chosen = Some(Chosen {
+        pid: 4302,
+        score: Some(46_960),
+    });
+    it
+}
+
+/// `vm.panic_on_oom`: nobody is compared, the machine goes down.
+pub(crate) fn panic() -> Incident {
+    let mut it = settle(global_swap_full(), 0);
+    it.outcome = Some(Outcome::Panic);
     it
 }
 

@@ -1,5 +1,6 @@
 //! Questions that several views ask of an incident, answered from its own numbers.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Candidate, Incident, Role, SkipReason, Text, Victim};
@@ -68,8 +69,8 @@ impl Incident {
             .collect()
     }
 
-    /// The processes that could be chosen, highest score first; on a tie the later one, as the
-    /// kernel decides it. Those without a known score are left out.
+    /// The processes that could be chosen, highest score first; on a tie the chosen one, then the
+    /// later one, as the kernel decides it. Those without a known score are left out.
     pub fn ranking(&self) -> Vec<&Candidate> {
         let mut ranked: Vec<(usize, &Candidate)> = self
             .in_reach()
@@ -77,7 +78,8 @@ impl Incident {
             .filter(|c| c.may_be_chosen() && c.compared_score().is_some())
             .enumerate()
             .collect();
-        ranked.sort_by_key(|(at, c)| std::cmp::Reverse((c.compared_score(), *at)));
+        let chosen = self.chosen_candidate().map(|chosen| chosen.tgid);
+        ranked.sort_by_key(|(at, c)| Reverse((c.compared_score(), Some(c.tgid) == chosen, *at)));
         ranked.into_iter().map(|(_, c)| c).collect()
     }
 
@@ -175,7 +177,7 @@ fn grouped<'a, K: Ord + Copy>(
         group.swap_bytes = sum(group.swap_bytes, candidate.swap_bytes);
     }
     let mut groups: Vec<_> = groups.into_values().collect();
-    groups.sort_by_key(|group| std::cmp::Reverse(group.held_bytes()));
+    groups.sort_by_key(|group| Reverse(group.held_bytes()));
     groups
 }
 

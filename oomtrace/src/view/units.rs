@@ -19,7 +19,7 @@ pub(crate) fn bytes(n: u64) -> String {
         size *= 1024;
     }
     let tenths = tenths_of(size);
-    if tenths < 1000 && tenths % 10 != 0 {
+    if tenths < 1000 && !tenths.is_multiple_of(10) {
         format!("{}.{} {}", tenths / 10, tenths % 10, UNITS[unit])
     } else {
         format!("{} {}", (u128::from(n) + size / 2) / size, UNITS[unit])
@@ -37,7 +37,7 @@ pub(crate) fn count(n: impl Into<i128>) -> String {
     let digits = n.unsigned_abs().to_string();
     let mut out = String::from(if n < 0 { "-" } else { "" });
     for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at) % 3 == 0 {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
             out.push(',');
         }
         out.push(digit);
@@ -61,7 +61,7 @@ pub(crate) fn duration(ns: u64) -> String {
     let fits = |(_, size): &&(&str, u64)| ns >= *size;
     let (unit, size) = UNITS.iter().rev().find(fits).copied().unwrap_or(UNITS[0]);
     let tenths = ns / (size / 10).max(1);
-    if size > 1 && tenths < 100 && tenths % 10 != 0 {
+    if size > 1 && tenths < 100 && !tenths.is_multiple_of(10) {
         format!("{}.{} {unit}", tenths / 10, tenths % 10)
     } else {
         format!("{} {unit}", count(ns / size))

@@ -8,7 +8,7 @@ mod choice;
 mod holders;
 mod outcome;
 
-pub(crate) use cause::{requested_bytes, tightest_limit};
+pub(crate) use cause::{limit_mark, requested_bytes, tightest_limit};
 pub(crate) use outcome::skip_words;
 
 use crate::incident::Incident;

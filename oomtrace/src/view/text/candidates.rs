@@ -37,13 +37,16 @@ pub(super) fn write(incident: &Incident, page: &mut Page<'_, impl Write>) -> io:
         return Ok(());
     }
     let order = order(incident);
+    let near: BTreeSet<u32> = incident.in_reach().iter().map(|c| c.tgid).collect();
     let dead: BTreeMap<u32, &Victim> = incident.victims.iter().map(|v| (v.tgid, v)).collect();
     let (mut compared, mut passed_over, mut victims) = (0, 0, 0);
     let mut listed = BTreeSet::new();
     let mut rows = Vec::new();
     for candidate in &order {
         let victim = dead.get(&candidate.tgid).copied();
-        let quota = match (candidate.may_be_chosen(), noteworthy(candidate)) {
+        let noteworthy =
+            near.contains(&candidate.tgid) && candidate.skip_reason != Some(SkipReason::NoMemory);
+        let quota = match (candidate.may_be_chosen(), noteworthy) {
             (true, _) if compared < COMPARED => &mut compared,
             (false, true) if passed_over < PASSED_OVER => &mut passed_over,
             _ if victim.is_some() && victims < VICTIMS => &mut victims,
@@ -78,14 +81,6 @@ fn order(incident: &Incident) -> Vec<&Candidate> {
     others.sort_by_key(|c| (!c.may_be_chosen(), Reverse(size(c))));
     order.extend(others);
     order
-}
-
-/// Those passed over for a reason that a reader may wonder about.
-fn noteworthy(candidate: &Candidate) -> bool {
-    !matches!(
-        candidate.skip_reason,
-        Some(SkipReason::OutsideCgroup | SkipReason::NoMemory)
-    )
 }
 
 fn remark(incident: &Incident) -> String {

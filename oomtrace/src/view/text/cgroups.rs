@@ -5,14 +5,15 @@ use std::io::{self, Write};
 
 use crate::incident::{Cgroup, CgroupEvents, Incident, Text};
 use crate::view::units::{bytes, count, many, path};
+use crate::view::why::limit_mark;
 
 use super::layout::{Page, Tone};
 use super::table::{self, Column, Kind, Row};
 
 const ROWS: usize = 24;
 
-const COLUMNS: [Column; 10] = [
-    Column::new("CGROUP", Kind::Path(14), 9),
+const COLUMNS: [Column; 11] = [
+    Column::new("CGROUP", Kind::Path(22), 9),
     Column::new("USAGE", Kind::Figure, 7),
     Column::new("LIMIT", Kind::Figure, 9),
     Column::new("PEAK", Kind::Figure, 2),
@@ -20,6 +21,7 @@ const COLUMNS: [Column; 10] = [
     Column::new("SWAP", Kind::Figure, 6),
     Column::new("SWAP LIMIT", Kind::Figure, 4),
     Column::new("MEM+SWAP", Kind::Figure, 3),
+    Column::new("ITS LIMIT", Kind::Figure, 3),
     Column::new("OOM KILLS", Kind::Figure, 1),
     Column::new("", Kind::Note(24), 8),
 ];
@@ -92,7 +94,7 @@ fn row(incident: &Incident, cgroup: &Cgroup) -> Row {
         swap_bytes,
         swap_max_bytes,
         memsw_bytes,
-        memsw_max_bytes: _,
+        memsw_max_bytes,
         kmem_bytes: _,
         failcnt: _,
         swappiness: _,
@@ -101,10 +103,7 @@ fn row(incident: &Incident, cgroup: &Cgroup) -> Row {
         oom_group,
         oom_kill_disable,
     } = cgroup;
-    let mut notes = Vec::new();
-    if incident.oom_cgroup == Some(*id) {
-        notes.push("LIMIT HIT");
-    }
+    let mut notes = Vec::from_iter(limit_mark(incident, cgroup));
     if incident
         .victims
         .iter()
@@ -147,6 +146,7 @@ fn row(incident: &Incident, cgroup: &Cgroup) -> Row {
             Some(swap_bytes.map_or_else(String::new, bytes)),
             Some(swap_max_bytes.map_or_else(String::new, bytes)),
             Some(memsw_bytes.map_or_else(String::new, bytes)),
+            Some(memsw_max_bytes.map_or_else(String::new, bytes)),
             Some(oom_kills.map_or_else(String::new, count)),
             Some(notes.join(", ")),
         ],

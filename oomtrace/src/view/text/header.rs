@@ -43,6 +43,7 @@ fn headline(incident: &Incident) -> String {
         swap_total_bytes: _,
     } = &incident.host;
     let what = match incident.outcome {
+        None if incident.chosen.is_none() && incident.victims.is_empty() => "OOM",
         None | Some(Outcome::Killed) => "OOM KILL",
         Some(Outcome::AlreadyDying | Outcome::NoKillableProcess) => "OOM, NO KILL",
         Some(Outcome::Panic) => "OOM, KERNEL PANIC",
@@ -75,12 +76,18 @@ fn limit(incident: &Incident) -> Option<String> {
     let mut text = format!("{} of {path}: {}", limit.file, bytes(limit.max_bytes));
     match limit.usage_bytes {
         Some(usage) if usage >= limit.max_bytes => text += ", all of it used",
-        Some(usage) => text += &format!(", {} used", bytes(usage)),
+        Some(usage) => {
+            text += &format!(", all but {} used", bytes(limit.max_bytes - usage));
+        }
         None => {}
     }
-    let failed = cgroup.failcnt.or_else(|| cgroup.events?.max);
-    if let Some(failed) = failed.filter(|failed| *failed > 0) {
-        text += &format!(" (hit {} times so far)", count(failed));
+    // Both count the limit for memory alone.
+    let hits = cgroup
+        .failcnt
+        .or_else(|| cgroup.events?.max)
+        .filter(|hits| *hits > 0);
+    if let Some(hits) = hits.filter(|_| limit.what == "memory") {
+        text += &format!(" (hit {} times so far)", count(hits));
     }
     Some(text)
 }
@@ -180,7 +187,7 @@ fn doing(trigger: &Trigger) -> Option<String> {
     // The outermost entry decides: a system call may fault on the memory of its caller.
     symbols()
         .filter_map(call)
-        .last()
+        .next_back()
         .map(|call| format!("system call {call}"))
         .or_else(|| {
             let fault = |symbol: &str| symbol.contains("page_fault") || symbol == "do_mem_abort";

@@ -92,8 +92,7 @@ pub(super) fn wrap(text: &str, room: usize) -> Vec<String> {
     let mut lines = Vec::new();
     let mut line = String::new();
     let mut used = 0;
-    for (at, word) in text.split(' ').enumerate() {
-        let mut word = word;
+    for (at, mut word) in words(text).into_iter().enumerate() {
         let wide = columns(word);
         if at > 0 && used + 1 + wide <= room {
             line.push(' ');
@@ -114,6 +113,27 @@ pub(super) fn wrap(text: &str, room: usize) -> Vec<String> {
     lines
 }
 
+/// The words between the spaces, where a number and its unit are one word.
+fn words(text: &str) -> Vec<&str> {
+    const UNITS: [&str; 11] = [
+        "B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB", "s", "ms", "µs", "ns",
+    ];
+    let mut words = Vec::new();
+    let (mut from, mut number) = (0, false);
+    let mut start = 0;
+    for word in text.split(' ') {
+        let unit = word.trim_end_matches([',', '.', ';', ':', ')']);
+        if start > 0 && !(number && UNITS.contains(&unit)) {
+            words.push(&text[from..start - 1]);
+            from = start;
+        }
+        number = word.ends_with(|c: char| c.is_ascii_digit());
+        start += word.len() + 1;
+    }
+    words.push(&text[from..]);
+    words
+}
+
 #[cfg(test)]
 mod tests {
     use super::{columns, wrap};
@@ -122,6 +142,8 @@ mod tests {
     fn words_stay_whole_where_they_can() {
         assert_eq!(wrap("one two three", 7), ["one two", "three"]);
         assert_eq!(wrap("a 123456789 b", 4), ["a", "1234", "5678", "9 b"]);
+        assert_eq!(wrap("used 10 MiB, or", 8), ["used", "10 MiB,", "or"]);
+        assert_eq!(wrap("a  b", 3), ["a ", "b"]);
         assert_eq!(wrap("", 4), [""]);
         for line in wrap(&"漢".repeat(50), 7) {
             assert!(columns(&line) <= 7);

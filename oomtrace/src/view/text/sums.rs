@@ -5,6 +5,7 @@ use std::io::{self, Write};
 
 use crate::incident::{Group, Incident};
 use crate::view::units::{bytes, count, many, name, path, percent};
+use crate::view::why::limit_mark;
 
 use super::layout::{Page, Tone};
 use super::table::{self, Column, Kind, Row};
@@ -21,13 +22,13 @@ pub(super) fn by_name(incident: &Incident, page: &mut Page<'_, impl Write>) -> i
         Column::new("SHARE", Kind::Figure, 5),
         Column::new("TOP SCORE", Kind::Figure, 6),
         Column::new("LARGEST", Kind::Figure, 4),
-        Column::new("", Kind::Note(19), 8),
+        Column::new("", Kind::Note(21), 8),
     ];
     let groups = incident.by_name();
     if groups.is_empty() {
         return Ok(());
     }
-    let all = incident.all_in_reach().and_then(|all| all.held_bytes());
+    let all = whole(incident);
     let mut killed = BTreeMap::new();
     for victim in incident
         .victims
@@ -72,20 +73,20 @@ pub(super) fn by_name(incident: &Incident, page: &mut Page<'_, impl Write>) -> i
 /// Processes in sum by the cgroup that they are in.
 pub(super) fn by_cgroup(incident: &Incident, page: &mut Page<'_, impl Write>) -> io::Result<()> {
     const COLUMNS: [Column; 8] = [
-        Column::new("CGROUP", Kind::Path(16), 9),
-        Column::new("COUNT", Kind::Figure, 9),
-        Column::new("RESIDENT", Kind::Figure, 9),
+        Column::new("CGROUP", Kind::Path(20), 9),
+        Column::new("COUNT", Kind::Figure, 8),
+        Column::new("RESIDENT", Kind::Figure, 8),
         Column::new("SWAP", Kind::Figure, 7),
         Column::new("SHARE", Kind::Figure, 4),
         Column::new("USAGE", Kind::Figure, 5),
         Column::new("LIMIT", Kind::Figure, 6),
-        Column::new("", Kind::Note(19), 8),
+        Column::new("", Kind::Note(24), 9),
     ];
     let groups = incident.by_cgroup();
     if groups.is_empty() {
         return Ok(());
     }
-    let all = incident.all_in_reach().and_then(|all| all.held_bytes());
+    let all = whole(incident);
     let mut killed = BTreeMap::new();
     for victim in incident
         .victims
@@ -97,15 +98,13 @@ pub(super) fn by_cgroup(incident: &Incident, page: &mut Page<'_, impl Write>) ->
         }
     }
     let row = |group: &Group<'_, u64>| {
-        let mut notes = Vec::new();
-        if incident.oom_cgroup == Some(group.key) {
-            notes.push("LIMIT HIT".to_owned());
-        }
+        let cgroup = incident.cgroup(group.key);
+        let mark = cgroup.and_then(|cgroup| limit_mark(incident, cgroup));
+        let mut notes = Vec::from_iter(mark.map(str::to_owned));
         let killed = killed.get(&group.key).copied().unwrap_or(0);
         if killed > 0 {
             notes.push(format!("{} killed", many(killed)));
         }
-        let cgroup = incident.cgroup(group.key);
         let path = cgroup.map(|cgroup| path(&cgroup.path));
         Row {
             marked: killed > 0,
@@ -186,6 +185,14 @@ fn resident<K>(group: &Group<'_, K>) -> Option<String> {
     } else {
         sum
     })
+}
+
+/// What all hold together; `None` where some of it is not known, as there are no shares of that.
+fn whole(incident: &Incident) -> Option<u64> {
+    incident
+        .all_in_reach()
+        .filter(|all| all.unknown == 0)?
+        .held_bytes()
 }
 
 /// `-` where none could be chosen.

@@ -1,5 +1,6 @@
 //! Tables that fit the page: columns give way, in order of importance, until they do.
 
+use std::cmp::Reverse;
 use std::io::{self, Write};
 
 use super::layout::{Page, Tone};
@@ -52,26 +53,69 @@ pub(super) fn write(
     rows: &[Row],
     page: &mut Page<'_, impl Write>,
 ) -> io::Result<()> {
+    let shown = fit(all, rows, page.width);
+    let titles: Vec<&str> = all.iter().map(|column| column.title).collect();
+    page.line(Tone::Quiet, &laid_out(all, &shown, "", &titles))?;
+    for row in rows {
+        let (tone, mark) = if row.marked {
+            (Tone::Victim, ">")
+        } else {
+            (Tone::Plain, "")
+        };
+        let cells: Vec<&str> = (0..all.len()).map(|at| shown_cell(row, at)).collect();
+        page.line(tone, &laid_out(all, &shown, mark, &cells))?;
+    }
+    Ok(())
+}
+
+/// A line of the table.
+fn laid_out(all: &[Column], shown: &[(usize, usize)], mark: &str, cells: &[&str]) -> String {
+    let mut line = format!("{mark:GUTTER$}");
+    for (at, width) in shown {
+        let kind = all[*at].kind;
+        let cell = match kind {
+            Kind::Path(_) => cut_front(cells[*at], *width),
+            Kind::Figure | Kind::Words(_) | Kind::Note(_) => cut(cells[*at], *width),
+        };
+        let pad = " ".repeat(width.saturating_sub(columns(&cell)));
+        match kind {
+            Kind::Figure => line += &format!("{pad}{cell}"),
+            Kind::Words(_) | Kind::Path(_) | Kind::Note(_) => line += &format!("{cell}{pad}"),
+        }
+        line += &" ".repeat(BETWEEN);
+    }
+    line
+}
+
+/// The columns that are shown, each with its width.
+fn fit(all: &[Column], rows: &[Row], room: usize) -> Vec<(usize, usize)> {
     let natural: Vec<usize> = (0..all.len()).map(|at| widest(all, rows, at)).collect();
-    let mut shown: Vec<usize> = (0..all.len()).filter(|at| !is_empty(rows, *at)).collect();
     let least = |at: usize| match all[at].kind {
         Kind::Figure => natural[at],
         Kind::Words(least) | Kind::Path(least) | Kind::Note(least) => natural[at].min(least),
     };
-    let need = |shown: &[usize]| -> usize {
-        GUTTER + shown.iter().map(|at| least(*at) + BETWEEN).sum::<usize>() - BETWEEN
+    let mut shown: Vec<(usize, usize)> = (0..all.len())
+        .filter(|at| !is_empty(rows, *at))
+        .map(|at| (at, least(at)))
+        .collect();
+    let need = |shown: &[(usize, usize)]| -> usize {
+        GUTTER
+            + shown
+                .iter()
+                .map(|(_, width)| width + BETWEEN)
+                .sum::<usize>()
     };
-    while shown.len() > 1 && need(&shown) > page.width {
+    let room = room + BETWEEN;
+    while shown.len() > 1 && need(&shown) > room {
         let weakest = shown
             .iter()
-            .copied()
-            .min_by_key(|at| (all[*at].keep, usize::MAX - *at));
-        shown.retain(|at| Some(*at) != weakest);
+            .map(|(at, _)| *at)
+            .min_by_key(|at| (all[*at].keep, Reverse(*at)));
+        shown.retain(|(at, _)| Some(*at) != weakest);
     }
-    let mut widths: Vec<usize> = shown.iter().map(|at| least(*at)).collect();
-    let mut spare = page.width.saturating_sub(need(&shown));
+    let mut spare = room.saturating_sub(need(&shown));
     for notes in [true, false] {
-        for (width, at) in widths.iter_mut().zip(&shown) {
+        for (at, width) in &mut shown {
             if matches!(all[*at].kind, Kind::Note(_)) == notes {
                 let more = (natural[*at] - *width).min(spare);
                 *width += more;
@@ -79,34 +123,7 @@ pub(super) fn write(
             }
         }
     }
-    let mut line = |tone, mark: &str, cells: &dyn Fn(usize) -> String| {
-        let mut out = format!("{mark:GUTTER$}");
-        for (width, at) in widths.iter().zip(&shown) {
-            let cell = match all[*at].kind {
-                Kind::Path(_) => cut_front(&cells(*at), *width),
-                _ => cut(&cells(*at), *width),
-            };
-            let pad = " ".repeat(width.saturating_sub(columns(&cell)));
-            match all[*at].kind {
-                Kind::Figure => out += &format!("{pad}{cell}"),
-                Kind::Words(_) | Kind::Path(_) | Kind::Note(_) => {
-                    out += &format!("{cell}{pad}");
-                }
-            }
-            out += &" ".repeat(BETWEEN);
-        }
-        page.line(tone, &out)
-    };
-    line(Tone::Quiet, "", &|at| all[at].title.to_owned())?;
-    for row in rows {
-        let (tone, mark) = if row.marked {
-            (Tone::Victim, ">")
-        } else {
-            (Tone::Plain, "")
-        };
-        line(tone, mark, &|at| shown_cell(row, at).to_owned())?;
-    }
-    Ok(())
+    shown
 }
 
 fn shown_cell(row: &Row, at: usize) -> &str {

@@ -40,6 +40,8 @@ pub(crate) struct Limit {
     pub(crate) file: &'static str,
     /// What it limits, in words.
     pub(crate) what: &'static str,
+    /// How a table marks the cgroup.
+    pub(crate) mark: &'static str,
     /// Its value.
     pub(crate) max_bytes: u64,
     /// In use.
@@ -56,12 +58,14 @@ pub(crate) fn tightest_limit(cgroup: &Cgroup) -> Option<Limit> {
             "memory.max"
         },
         what: "memory",
+        mark: "LIMIT HIT",
         max_bytes,
         usage_bytes: cgroup.usage_bytes,
     });
     let memsw = cgroup.memsw_max_bytes.map(|max_bytes| Limit {
         file: "memory.memsw.limit_in_bytes",
         what: "memory and swap together",
+        mark: "MEM+SWAP LIMIT",
         max_bytes,
         usage_bytes: cgroup.memsw_bytes,
     });
@@ -70,6 +74,12 @@ pub(crate) fn tightest_limit(cgroup: &Cgroup) -> Option<Limit> {
         None => u64::MAX,
     };
     memory.into_iter().chain(memsw).min_by_key(room)
+}
+
+/// How a table marks this cgroup, if its limit was the one.
+pub(crate) fn limit_mark(incident: &Incident, cgroup: &Cgroup) -> Option<&'static str> {
+    let hit = incident.oom_cgroup == Some(cgroup.id);
+    hit.then(|| tightest_limit(cgroup).map_or("LIMIT HIT", |limit| limit.mark))
 }
 
 fn cgroup_limit(incident: &Incident) -> Option<String> {
@@ -92,6 +102,7 @@ fn cgroup_limit(incident: &Incident) -> Option<String> {
         Some(Limit {
             file: _,
             what,
+            mark: _,
             max_bytes,
             usage_bytes,
         }) => {
@@ -189,10 +200,11 @@ pub(super) fn who_asked(incident: &Incident) -> Option<String> {
     if incident.scope == Some(Scope::Sysrq) || trigger.order == Some(-1) {
         return Some(format!("{who} merely carried out that order."));
     }
-    let request = requested_bytes(trigger, incident.host.page_size).map_or_else(
-        || "memory".to_owned(),
-        |size| format!("the next {}", bytes(size)),
-    );
+    let request = match requested_bytes(trigger, incident.host.page_size) {
+        Some(size) if trigger.order > Some(0) => format!("{} in one piece", bytes(size)),
+        Some(size) => format!("the next {}", bytes(size)),
+        None => "memory".to_owned(),
+    };
     let stall = match trigger.reclaim_stall_ns {
         Some(ns) if ns > 0 => {
             format!(

@@ -1,6 +1,6 @@
 //! Why this process and no other: the kernel's arithmetic, done aloud.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::incident::{Candidate, Incident, SkipReason};
 use crate::view::units::{bytes, count, many, path, process};
@@ -181,11 +181,15 @@ pub(super) fn passed_over(incident: &Incident) -> Vec<String> {
         return Vec::new();
     };
     let mut larger: BTreeMap<SkipReason, Vec<&Candidate>> = BTreeMap::new();
+    let near: BTreeSet<u32> = incident.in_reach().iter().map(|c| c.tgid).collect();
+    let outside = incident.oom_cgroup.map(|_| SkipReason::OutsideCgroup);
     for candidate in &incident.candidates {
-        if let Some(reason) = candidate.skip_reason {
-            if candidate.weighed_bytes() > Some(bar) {
-                larger.entry(reason).or_default().push(candidate);
-            }
+        // The cgroup is the plainer reason, whichever the kernel looks at first.
+        let far = outside.filter(|_| !near.contains(&candidate.tgid));
+        if let Some(reason) = far.or(candidate.skip_reason)
+            && candidate.weighed_bytes() > Some(bar)
+        {
+            larger.entry(reason).or_default().push(candidate);
         }
     }
     larger

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::incident::{Incident, Outcome, Role, SkipReason, Victim};
+use crate::incident::{Candidate, Cgroup, Incident, Outcome, Role, SkipReason, Victim};
 use crate::view::units::{many, path, process};
 
 /// Says so when nobody was killed.
@@ -30,8 +30,11 @@ pub(super) fn without_a_kill(incident: &Incident) -> Option<String> {
     }
 }
 
-/// ` Passed over: 3 protected, 2 outside the cgroup.`
+/// ` Passed over: 3 protected, 2 outside the cgroup.`, where that was everybody.
 fn skipped(incident: &Incident) -> String {
+    if incident.candidates.iter().any(Candidate::may_be_chosen) {
+        return String::new();
+    }
     let mut reasons: BTreeMap<SkipReason, usize> = BTreeMap::new();
     for reason in incident.candidates.iter().filter_map(|c| c.skip_reason) {
         *reasons.entry(reason).or_default() += 1;
@@ -49,7 +52,7 @@ fn skipped(incident: &Incident) -> String {
 /// Why a process was passed over, in a word or two.
 pub(crate) fn skip_words(reason: SkipReason) -> &'static str {
     match reason {
-        SkipReason::Init => "process 1",
+        SkipReason::Init => "init",
         SkipReason::OutsideCgroup => "outside the cgroup",
         SkipReason::OtherNodes => "on other nodes",
         SkipReason::Protected => "protected (-1000)",
@@ -74,10 +77,11 @@ pub(super) fn group(incident: &Incident) -> Option<String> {
     let home = home.or_else(|| incident.chosen_victim()?.cgroup);
     let within = |id| home.is_some_and(|home| incident.is_within(home, id) == Some(true));
     // Parents come before children: the first is the topmost, which is the one that counts.
-    let group = incident
-        .cgroups
-        .iter()
-        .find(|c| c.oom_group == Some(true) && within(c.id));
+    // None above the limit that was hit counts.
+    let limit = incident.oom_cgroup;
+    let below = |id| limit.is_none_or(|limit| incident.is_within(id, limit) != Some(false));
+    let counts = |c: &&Cgroup| c.oom_group == Some(true) && within(c.id) && below(c.id);
+    let group = incident.cgroups.iter().find(counts);
     let whose = group.map_or_else(
         || "memory.oom.group is set".to_owned(),
         |group| format!("memory.oom.group is set on {}", path(&group.path)),
