@@ -5,6 +5,7 @@
 //! give a directory. cgroups(7) describes the first, proc_pid_mountinfo(5) the second.
 
 mod scratch;
+mod v2;
 
 use std::{
     ffi::OsString,

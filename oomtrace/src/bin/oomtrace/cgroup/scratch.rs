@@ -10,9 +10,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Context as _, Result, bail};
 
-use super::{Place, Version, lists};
+use super::{
+    Version,
+    v2::{self, Aside},
+};
 use crate::output;
 
 /// How long processes that are on their way out may take before they count as left behind.
@@ -30,18 +33,25 @@ pub(crate) struct Scratch {
     dir: PathBuf,
     /// The cgroup for processes that are still there at the end.
     home: PathBuf,
+    /// Dropped after the rest.
+    aside: Option<Aside>,
 }
 
 impl Scratch {
     pub(crate) fn create(limits: Limits) -> Result<Self> {
         let own = super::own()?;
-        let parent = match own.version {
-            Version::V1 => own.dir.clone(),
-            Version::V2 => parent_on_v2(&own)?,
+        let (parent, aside) = match own.version {
+            Version::V1 => (own.dir.clone(), None),
+            Version::V2 => match v2::parent(&own)? {
+                Some(parent) => (parent, None),
+                None => (own.dir.clone(), Some(Aside::step(&own.dir)?)),
+            },
         };
+        let home = aside.as_ref().map_or(own.dir, |aside| aside.dir.clone());
         let scratch = Self {
-            dir: make(&parent)?,
-            home: own.dir,
+            dir: make(&parent, "run")?,
+            home,
+            aside,
         };
         match own.version {
             Version::V1 => scratch.limit_v1(limits)?,
@@ -96,45 +106,22 @@ impl Scratch {
 
     fn remove(&self) -> Result<()> {
         let patience = Instant::now() + PATIENCE;
-        while let Err(error) = remove_tree(&self.dir) {
-            if error.kind() != io::ErrorKind::ResourceBusy {
-                return Err(error.into());
-            }
-            if Instant::now() > patience {
-                break;
-            }
-            thread::sleep(Duration::from_millis(10));
-        }
-        if !self.dir.exists() {
-            return Ok(());
-        }
-        let left = self.evict();
-        output::say(format_args!(
-            "processes that CMD started go on without the limit: {}",
-            left.join(", ")
-        ));
-        // Those that fork meanwhile take a few rounds.
-        for _ in 0..50 {
+        while Instant::now() < patience {
             match remove_tree(&self.dir) {
                 Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
-                    self.evict();
                     thread::sleep(Duration::from_millis(10));
                 }
                 other => return Ok(other?),
             }
         }
-        Err(anyhow!("processes in it cannot be moved away"))
-    }
-
-    /// Moves every process out, and yields their pids.
-    fn evict(&self) -> Vec<String> {
-        let mut pids = Vec::new();
-        collect_pids(&self.dir, &mut pids);
-        for pid in &pids {
-            // A process that has ended meanwhile needs no move.
-            let _ = fs::write(self.home.join("cgroup.procs"), pid);
+        let left = empty(&self.dir, &self.home)?;
+        if !left.is_empty() {
+            output::say(format_args!(
+                "processes that CMD started go on without the limit: {}",
+                left.join(", ")
+            ));
         }
-        pids
+        Ok(())
     }
 }
 
@@ -144,44 +131,14 @@ impl Drop for Scratch {
             let dir = self.dir.display();
             output::say(format_args!("cannot remove the cgroup {dir}: {error:#}"));
         }
+        self.aside = None;
     }
-}
-
-/// The cgroup to make ours below. v2 knows "no internal processes": except in the root, a cgroup
-/// that holds processes cannot hand `memory` on to children. So it is the nearest ancestor that
-/// does so already, mostly the parent.
-///
-/// Limits of cgroups between the two do not apply to the command then; limits above do.
-fn parent_on_v2(own: &Place) -> Result<PathBuf> {
-    let visible = own
-        .dir
-        .ancestors()
-        .take_while(|dir| dir.starts_with(&own.mount));
-    for dir in visible {
-        if lists(dir, "cgroup.subtree_control", "memory") {
-            return Ok(dir.to_owned());
-        }
-    }
-    // Only the true root has no type. Turning the controller on there is what init systems do; it
-    // stays on, as by the time we end others may rely on it.
-    let root = &own.mount;
-    if !root.join("cgroup.type").exists() && lists(root, "cgroup.controllers", "memory") {
-        let control = root.join("cgroup.subtree_control");
-        fs::write(&control, "+memory")
-            .with_context(|| format!("cannot enable memory in {}", control.display()))?;
-        return Ok(root.clone());
-    }
-    Err(anyhow!(
-        "no cgroup above {} hands the memory controller on",
-        own.dir.display()
-    ))
-    .context(advice())
 }
 
 /// Makes a new cgroup below `parent`.
-fn make(parent: &Path) -> Result<PathBuf> {
+pub(super) fn make(parent: &Path, role: &str) -> Result<PathBuf> {
     for n in 0..1000 {
-        let dir = parent.join(format!("oomtrace-run-{}-{n}", process::id()));
+        let dir = parent.join(format!("oomtrace-{role}-{}-{n}", process::id()));
         match fs::create_dir(&dir) {
             Ok(()) => return Ok(dir),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
@@ -192,10 +149,10 @@ fn make(parent: &Path) -> Result<PathBuf> {
             }
         }
     }
-    bail!("{} is full of old oomtrace-run cgroups", parent.display())
+    bail!("{} is full of old oomtrace cgroups", parent.display())
 }
 
-fn advice() -> String {
+pub(super) fn advice() -> String {
     let user = if rustix::process::geteuid().is_root() {
         ""
     } else {
@@ -218,7 +175,30 @@ fn remove_tree(dir: &Path) -> io::Result<()> {
     }
 }
 
-fn collect_pids(dir: &Path, pids: &mut Vec<String>) {
+/// Moves every process from `dir` to `home`, removes `dir`, and yields the pids.
+pub(super) fn empty(dir: &Path, home: &Path) -> Result<Vec<String>> {
+    let mut moved = Vec::new();
+    // Those that fork meanwhile take a few rounds.
+    for _ in 0..50 {
+        let mut pids = Vec::new();
+        collect_pids(dir, &mut pids);
+        for pid in pids {
+            // A process that has ended meanwhile needs no move.
+            if fs::write(home.join("cgroup.procs"), &pid).is_ok() && !moved.contains(&pid) {
+                moved.push(pid);
+            }
+        }
+        match remove_tree(dir) {
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
+                thread::sleep(Duration::from_millis(10));
+            }
+            other => return Ok(other.map(|()| moved)?),
+        }
+    }
+    bail!("processes in it cannot be moved to {}", home.display())
+}
+
+pub(super) fn collect_pids(dir: &Path, pids: &mut Vec<String>) {
     for child in children(dir) {
         collect_pids(&child, pids);
     }
