@@ -1,0 +1,59 @@
+//! The signals a subcommand wants to hear of, as one stream.
+//!
+//! A signal that was ignored when oomtrace started stays ignored, so that `nohup` keeps its word.
+
+use std::{
+    fs,
+    future::poll_fn,
+    task::{Context as TaskContext, Poll},
+};
+
+use anyhow::{Context as _, Result};
+use rustix::process::Signal;
+use tokio::signal::unix::{self, SignalKind};
+
+/// Listens until dropped. The process keeps its handlers even then, as tokio never removes one.
+pub(crate) struct Signals {
+    streams: Vec<(Signal, unix::Signal)>,
+}
+
+impl Signals {
+    /// From the moment this returns, none of these is lost and none takes its default action.
+    pub(crate) fn listen(wanted: &[Signal]) -> Result<Self> {
+        let ignored = ignored();
+        let streams = wanted
+            .iter()
+            .filter(|signal| ignored & (1 << (signal.as_raw() - 1)) == 0)
+            .map(|&signal| {
+                unix::signal(SignalKind::from_raw(signal.as_raw()))
+                    .map(|stream| (signal, stream))
+                    .with_context(|| format!("cannot listen for {signal:?}"))
+            })
+            .collect::<Result<_>>()?;
+        Ok(Self { streams })
+    }
+
+    /// The next signal. Dropping the future loses nothing.
+    pub(crate) async fn next(&mut self) -> Signal {
+        poll_fn(|context| self.poll(context)).await
+    }
+
+    fn poll(&mut self, context: &mut TaskContext<'_>) -> Poll<Signal> {
+        for (signal, stream) in &mut self.streams {
+            if let Poll::Ready(Some(())) = stream.poll_recv(context) {
+                return Poll::Ready(*signal);
+            }
+        }
+        Poll::Pending
+    }
+}
+
+/// The set of ignored signals, bit 0 for signal 1. Empty if it cannot be read.
+fn ignored() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    status
+        .lines()
+        .find_map(|line| line.strip_prefix("SigIgn:"))
+        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .unwrap_or(0)
+}
