@@ -70,10 +70,7 @@ impl Rust {
         }
         let version = host::read(Command::new(bin.join("rustc")).arg("--version")).ok()?;
         let real = fs::canonicalize(&linked).ok()?;
-        let version = version
-            .trim()
-            .trim_start_matches("rustc ")
-            .replace(" (built from a source tarball)", "");
+        let version = version.trim().trim_start_matches("rustc ").to_owned();
         Some(Self {
             name: name.to_owned(),
             version,
