@@ -59,7 +59,7 @@ pub(super) fn from_row(session: &Session, notes: &Notes, row: &Row) -> Candidate
         uid: (row.uid != ABSENT_U32).then_some(row.uid),
         comm: Text::from_padded(&row.comm),
         cmdline: notes.cmdlines.get(&(row.tgid, row.start_boot_ns)).cloned(),
-        cgroup: (row.cgroup != ABSENT_U64).then_some(row.cgroup),
+        cgroup: (row.cgroup != ABSENT_U64 && row.cgroup != 0).then_some(row.cgroup),
         oom_score_adj: (row.oom_score_adj != i32::MIN).then_some(row.oom_score_adj),
         anon_bytes: pages(RSS_ANON),
         file_bytes: pages(RSS_FILE),
