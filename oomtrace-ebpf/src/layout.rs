@@ -203,26 +203,31 @@ pub mod config {
     pub const EXACT: usize = 2;
     /// Possible CPUs.
     pub const CPUS: usize = 3;
-    /// Address of `__per_cpu_offset`; 0 if unknown.
-    pub const PER_CPU_OFFSET: usize = 4;
-    /// Address of the host's count of free pages; 0 if unknown.
-    pub const FREE_PAGES: usize = 5;
-    /// Address of `nr_swap_pages`; 0 if unknown.
-    pub const NR_SWAP_PAGES: usize = 6;
-    /// Address of `total_swap_pages`; 0 if unknown.
-    pub const TOTAL_SWAP_PAGES: usize = 7;
-    /// Not 0: a decision hook runs before the marks, so `mark_victim` must not begin an incident.
-    pub const DECISION_HOOK: usize = 8;
-    /// Not 0: `__oom_kill_process` is hooked, so a mark without it is not a kill.
-    pub const KILL_HOOK: usize = 9;
     /// Not 0: `mark_victim` hands over a `task_struct`, not a pid.
-    pub const MARK_HAS_TASK: usize = 10;
+    pub const MARK_HAS_TASK: usize = 4;
     /// Not 0: the reclaim tracepoints hand over (gfp, order, memcg), not (order, gfp).
-    pub const RECLAIM_GFP_FIRST: usize = 11;
+    pub const RECLAIM_GFP_FIRST: usize = 5;
     /// Not 0: keep the kernel's own score of each candidate.
-    pub const KERNEL_POINTS: usize = 12;
+    pub const KERNEL_POINTS: usize = 6;
     /// Number of slots.
-    pub const COUNT: usize = 16;
+    pub const COUNT: usize = 8;
+}
+
+/// Slots of the `SETTINGS` map (an array of `u64`): what may become known only after the programs are
+/// loaded. Addresses are 0 while unknown.
+pub mod setting {
+    /// Address of `__per_cpu_offset`.
+    pub const PER_CPU_OFFSET: u32 = 0;
+    /// Address of the host's count of free pages.
+    pub const FREE_PAGES: u32 = 1;
+    /// Address of `nr_swap_pages`.
+    pub const NR_SWAP_PAGES: u32 = 2;
+    /// Address of `total_swap_pages`.
+    pub const TOTAL_SWAP_PAGES: u32 = 3;
+    /// Not 0: `__oom_kill_process` is hooked, so a mark without it is not a kill.
+    pub const KILL_HOOK: u32 = 4;
+    /// Number of slots.
+    pub const COUNT: u32 = 8;
 }
 
 /// Stand-ins for kfunc calls: the programs call a helper of this number, and user space rewrites each

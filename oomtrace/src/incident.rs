@@ -12,11 +12,13 @@ use serde::{Deserialize, Serialize};
 
 mod cgroup;
 mod memory;
+mod summary;
 mod task;
 mod text;
 
 pub use cgroup::{Cgroup, CgroupEvents, CgroupVersion};
 pub use memory::{Swap, System};
+pub use summary::Group;
 pub use task::{Candidate, Chosen, Frame, Gfp, Role, SkipReason, Trigger, Victim};
 pub use text::Text;
 

@@ -1,11 +1,38 @@
 //! The running kernel as a source.
 
-use std::time::Duration;
-
-use crate::{
-    error::Result,
-    incident::{Host, Incident},
+use std::{
+    collections::{HashMap, VecDeque},
+    os::fd::{AsFd, OwnedFd},
+    time::{Duration, Instant},
 };
+
+use aya::{
+    Btf, Ebpf, EbpfError, EbpfLoader,
+    maps::{Array, MapData, MapError, RingBuf},
+};
+use oomtrace_ebpf::{
+    event::{self, counter},
+    layout::{config, setting},
+};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use tokio::io::{Interest, unix::AsyncFd};
+
+use self::{cmdlines::Cmdlines, incidents::Incidents, kernel::Kernel, symbols::Symbols};
+use crate::{
+    assemble::assemble,
+    error::{Error, Result},
+    incident::{Host, Incident},
+    record::{Parts, Record, Session},
+};
+
+mod attach;
+mod btf;
+mod cmdlines;
+mod host;
+mod incidents;
+mod kernel;
+mod object;
+mod symbols;
 
 /// How to trace.
 #[derive(Clone, Debug)]
@@ -101,7 +128,17 @@ pub struct Counters {
 
 /// Traces the running kernel until dropped.
 pub struct Tracer {
-    host: Host,
+    session: Session,
+    hooks: Vec<Hook>,
+    /// Keeps the programs attached.
+    ebpf: Ebpf,
+    events: RingBuf<MapData>,
+    rows: RingBuf<MapData>,
+    waker: Option<AsyncFd<OwnedFd>>,
+    incidents: Incidents,
+    symbols: Symbols,
+    cmdlines: Option<Cmdlines>,
+    ready: VecDeque<Incident>,
 }
 
 impl Tracer {
@@ -109,20 +146,57 @@ impl Tracer {
     ///
     /// # Errors
     /// When rights are short, the kernel has no BTF, or no decision hook could be attached.
-    pub fn start(_options: &Options) -> Result<Self> {
+    pub fn start(options: &Options) -> Result<Self> {
+        require_rights()?;
+        let host = host::read()?;
+        let release = host.kernel.as_ref().map(ToString::to_string).unwrap_or_default();
+        let kernel = Kernel::read(&release, host.cpus.unwrap_or(1))?;
+        let object = object::with_kfuncs(kernel.kfuncs.as_deref())?;
+        let btf = Btf::from_sys_fs().map_err(|error| bpf("read the kernel's types", error))?;
+        let mut ebpf = load(&object, &btf, &kernel, options)?;
+        if kernel.scores_exact {
+            // Without the table the scores would be off from the first kill on.
+            point_out_addresses(&mut ebpf, &symbols::addresses(&ADDRESSES.map(|(name, _)| name)))?;
+        }
+        let attached = attach::attach(&mut ebpf, &btf, &kernel, options)?;
+        drop(btf);
+        let events = ring(&mut ebpf, "EVENTS")?;
+        let rows = ring(&mut ebpf, "ROWS")?;
+        let rungs = attached
+            .hooks
+            .iter()
+            .filter_map(|hook| Some((hook.moment.to_owned(), hook.rung.clone()?)))
+            .collect();
+        let session = Session {
+            host,
+            rungs,
+            gfp_bits: kernel.gfp_bits,
+            memcg_events: kernel.memcg_events,
+            scores_exact: kernel.scores_exact,
+            counts_v2_failures: kernel.counts_v2_failures,
+        };
         Ok(Self {
-            host: Host::default(),
+            session,
+            hooks: attached.hooks,
+            ebpf,
+            events,
+            rows,
+            waker: None,
+            incidents: Incidents::new(attached.sees_close),
+            symbols: Symbols::default(),
+            cmdlines: if options.cmdlines { Some(Cmdlines::scan()) } else { Cmdlines::none() },
+            ready: VecDeque::new(),
         })
     }
 
     /// The machine.
     pub fn host(&self) -> &Host {
-        &self.host
+        &self.session.host
     }
 
     /// Which hook serves which moment.
     pub fn hooks(&self) -> &[Hook] {
-        &[]
+        &self.hooks
     }
 
     /// Waits for the next incident, at most for `timeout`. `None` when the time is up.
@@ -130,8 +204,19 @@ impl Tracer {
     /// # Errors
     /// When a map cannot be read.
     pub fn next_incident(&mut self, timeout: Option<Duration>) -> Result<Option<Incident>> {
-        let _ = timeout;
-        Ok(None)
+        let deadline = timeout.map(|timeout| Instant::now() + timeout);
+        loop {
+            self.drain(Instant::now())?;
+            if let Some(incident) = self.ready.pop_front() {
+                return Ok(Some(incident));
+            }
+            let until = [deadline, self.incidents.deadline()].into_iter().flatten().min();
+            let now = Instant::now();
+            if deadline.is_some_and(|deadline| deadline <= now) {
+                return Ok(None);
+            }
+            self.wait(until.map(|until| until.saturating_duration_since(now)))?;
+        }
     }
 
     /// The next incident, for use under tokio. Dropping the future loses nothing.
@@ -139,7 +224,32 @@ impl Tracer {
     /// # Errors
     /// As [`Self::next_incident`].
     pub async fn incident(&mut self) -> Result<Incident> {
-        std::future::pending().await
+        loop {
+            self.drain(Instant::now())?;
+            if let Some(incident) = self.ready.pop_front() {
+                return Ok(incident);
+            }
+            let deadline = self.incidents.deadline();
+            let waker = match &mut self.waker {
+                Some(waker) => waker,
+                none => none.insert(waker_of(&self.events)?),
+            };
+            let woken = async {
+                let mut guard = waker.readable().await.map_err(|source| ring_io(source))?;
+                guard.clear_ready();
+                Ok(())
+            };
+            match deadline {
+                None => woken.await?,
+                Some(deadline) => {
+                    // Either is reason enough to look.
+                    match tokio::time::timeout_at(deadline.into(), woken).await {
+                        Ok(woken) => woken?,
+                        Err(_elapsed) => {}
+                    }
+                }
+            }
+        }
     }
 
     /// What the kernel side counted.
@@ -147,14 +257,180 @@ impl Tracer {
     /// # Errors
     /// When the map cannot be read.
     pub fn counters(&self) -> Result<Counters> {
-        Ok(Counters::default())
+        let map = self.ebpf.map("COUNTERS").ok_or_else(|| no_map("COUNTERS"))?;
+        let counters: Array<&MapData, u64> =
+            map.try_into().map_err(|error| bpf("read the counters", error))?;
+        let read = |slot| counters.get(&slot, 0).map_err(|error| bpf("read the counters", error));
+        Ok(Counters {
+            incidents: read(counter::INCIDENTS)?,
+            incidents_lost: read(counter::BEGIN_LOST)?,
+            victims: read(counter::VICTIMS)?,
+            victims_lost: read(counter::VICTIMS_LOST)?,
+            candidates_lost: read(counter::ROWS_LOST)?,
+            cgroups_lost: read(counter::CGROUPS_LOST)?,
+        })
     }
 
     /// Detaches, and yields what was still under way, each marked as unfinished.
     ///
     /// # Errors
     /// As [`Self::next_incident`].
-    pub fn finish(self) -> Result<Vec<Incident>> {
-        Ok(Vec::new())
+    pub fn finish(mut self) -> Result<Vec<Incident>> {
+        self.drain(Instant::now())?;
+        for mut parts in self.incidents.take_all() {
+            parts.notes.unfinished = Some("tracing ended before the kill was over".into());
+            self.pass_on(parts);
+        }
+        Ok(self.ready.into())
     }
+
+    /// Takes all that the kernel side has sent, and passes on what is complete.
+    fn drain(&mut self, now: Instant) -> Result<()> {
+        // Rows are sent before the record that ends their snapshot, so whoever has read that record
+        // finds all of them.
+        while let Some(item) = self.events.next() {
+            self.incidents.push(Record::decode(&item)?, now);
+        }
+        while let Some(item) = self.rows.next() {
+            self.incidents.push(Record::decode(&item)?, now);
+        }
+        for parts in self.incidents.take_ready(now) {
+            self.pass_on(parts);
+        }
+        Ok(())
+    }
+
+    fn pass_on(&mut self, mut parts: Parts) {
+        parts.notes.wall_minus_boot_ns = Some(host::wall_minus_boot_ns());
+        if let Some(begin) = &parts.begin {
+            let frames = usize::try_from(begin.stack_len).unwrap_or(0).min(begin.stack.len());
+            parts.notes.symbols = self.symbols.resolve(&begin.stack[..frames]);
+        }
+        if let Some(cmdlines) = &mut self.cmdlines {
+            for (tgid, start) in worth_naming(&parts) {
+                if let Some(text) = cmdlines.of(tgid, start) {
+                    parts.notes.cmdlines.insert((tgid, start), text);
+                }
+            }
+        }
+        self.ready.push_back(assemble(&self.session, &parts));
+    }
+
+    fn wait(&self, timeout: Option<Duration>) -> Result<()> {
+        let mut fds = [PollFd::new(&self.events, PollFlags::IN)];
+        let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
+        match rustix::event::poll(&mut fds, timeout.as_ref()) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+            Err(errno) => Err(ring_io(errno.into())),
+        }
+    }
+}
+
+/// Data symbols that tell more about the host, and where the programs expect their addresses.
+const ADDRESSES: [(&str, u32); 3] = [
+    ("__per_cpu_offset", setting::PER_CPU_OFFSET),
+    ("nr_swap_pages", setting::NR_SWAP_PAGES),
+    ("total_swap_pages", setting::TOTAL_SWAP_PAGES),
+];
+
+/// Processes whose command lines are looked up: all victims, the trigger, and the largest.
+fn worth_naming(parts: &Parts) -> Vec<(u32, u64)> {
+    const LARGEST: usize = 64;
+    let mut rows: Vec<&event::Row> = parts.rows.iter().collect();
+    let size = |row: &event::Row| row.rss.iter().fold(0i64, |sum, &pages| sum.saturating_add(pages));
+    rows.sort_unstable_by_key(|row| std::cmp::Reverse(size(row)));
+    let mut wanted: Vec<(u32, u64)> =
+        rows.iter().take(LARGEST).map(|row| (row.tgid, row.start_boot_ns)).collect();
+    wanted.extend(parts.victims.iter().map(|victim| (victim.row.tgid, victim.row.start_boot_ns)));
+    wanted.extend(parts.begin.iter().map(|begin| (begin.tgid, begin.start_boot_ns)));
+    wanted.sort_unstable();
+    wanted.dedup();
+    wanted
+}
+
+fn load(object: &[u8], btf: &Btf, kernel: &Kernel, options: &Options) -> Result<Ebpf> {
+    let mut config = kernel.config;
+    config[config::MAX_ROWS] = u64::from(options.max_processes);
+    config[config::MAX_NS] = u64::try_from(options.max_snapshot.as_nanos()).unwrap_or(u64::MAX);
+    config[config::KERNEL_POINTS] = u64::from(options.kernel_scores);
+    EbpfLoader::new()
+        .btf(Some(btf))
+        .override_global("LAYOUT", &kernel.layout, true)
+        .override_global("CONFIG", &config, true)
+        .map_max_entries("EVENTS", options.reserved_ring_bytes)
+        .map_max_entries("ROWS", options.ring_bytes)
+        .map_max_entries("POINTS", if options.kernel_scores { 131_072 } else { 64 })
+        .load(object)
+        .map_err(load_error)
+}
+
+fn load_error(error: EbpfError) -> Error {
+    if let EbpfError::MapError(MapError::CreateError { io_error, .. }) = &error
+        && io_error.kind() == std::io::ErrorKind::PermissionDenied
+    {
+        return Error::NotPermitted {
+            what: "create BPF maps".into(),
+            remedy: "run as root, or with CAP_BPF and CAP_PERFMON (before kernel 5.11 also \
+                     CAP_SYS_RESOURCE)"
+                .into(),
+        };
+    }
+    bpf("load the BPF object", error)
+}
+
+fn point_out_addresses(ebpf: &mut Ebpf, found: &HashMap<&'static str, u64>) -> Result<()> {
+    for (name, slot) in ADDRESSES {
+        if let Some(&address) = found.get(name) {
+            attach::set(ebpf, slot, address)?;
+        }
+    }
+    Ok(())
+}
+
+/// Says plainly what right is missing, before the kernel says it obscurely.
+fn require_rights() -> Result<()> {
+    const CAP_SYS_ADMIN: u64 = 1 << 21;
+    const CAP_PERFMON: u64 = 1 << 38;
+    const CAP_BPF: u64 = 1 << 39;
+    let held = host::capabilities().unwrap_or(u64::MAX);
+    if held & CAP_SYS_ADMIN != 0 {
+        return Ok(());
+    }
+    let missing: Vec<&str> = [(CAP_BPF, "CAP_BPF"), (CAP_PERFMON, "CAP_PERFMON")]
+        .into_iter()
+        .filter_map(|(bit, name)| (held & bit == 0).then_some(name))
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    Err(Error::NotPermitted {
+        what: "trace the kernel".into(),
+        remedy: format!("it takes {}; run as root (sudo oomtrace …)", missing.join(" and ")),
+    })
+}
+
+fn ring(ebpf: &mut Ebpf, name: &str) -> Result<RingBuf<MapData>> {
+    let map = ebpf.take_map(name).ok_or_else(|| no_map(name))?;
+    RingBuf::try_from(map).map_err(|error| bpf("open a ring buffer", error))
+}
+
+#[expect(
+    deprecated,
+    reason = "an OwnedFd keeps the promise that this cannot check, and the replacement is unsafe"
+)]
+fn waker_of(ring: &RingBuf<MapData>) -> Result<AsyncFd<OwnedFd>> {
+    let fd = ring.as_fd().try_clone_to_owned().map_err(ring_io)?;
+    AsyncFd::with_interest(fd, Interest::READABLE).map_err(ring_io)
+}
+
+fn ring_io(source: std::io::Error) -> Error {
+    Error::Io { path: "the ring buffer".into(), source }
+}
+
+fn no_map(name: &str) -> Error {
+    Error::Bpf { what: format!("find the map {name} in the BPF object"), source: None }
+}
+
+fn bpf(what: &str, source: impl std::error::Error + Send + Sync + 'static) -> Error {
+    Error::Bpf { what: what.into(), source: Some(Box::new(source)) }
 }

@@ -1,0 +1,300 @@
+//! The processes of the host, in the kernel's own order, which decides ties.
+//!
+//! Three walks, because the kernel offers three ways to loop: its own task iterator (with direct
+//! loads), `bpf_loop`, and nothing but bounded loops and tail calls (both with probe reads, through
+//! the ring `init_task.tasks`).
+
+use core::{ffi::c_void, mem::MaybeUninit};
+
+use aya_ebpf::helpers::generated::bpf_loop;
+use oomtrace_ebpf::{
+    event::{
+        ROWS_PER_CHUNK, SNAPSHOT_ABORTED, SNAPSHOT_CAPPED, SNAPSHOT_TIMED_OUT, STATE_LEADER_GONE,
+        STATE_TORN,
+    },
+    layout::{self as at, config, kfunc},
+};
+
+use crate::{
+    emit,
+    kernel::{Address, Direct, Mem, Probe, follow, get},
+    probe::{cgroups::note, row},
+    state::{Chunk, HEADLESS, MAX_HEADLESS, State, chunk, config, offset, state},
+};
+
+/// `PF_KTHREAD` (include/linux/sched.h).
+const PF_KTHREAD: u32 = 0x0020_0000;
+/// Threads of a headless process that are looked at for one that still has an mm.
+const MAX_THREADS: u32 = 64;
+/// Turns of one bounded loop; the verifier follows each.
+const STEPS_PER_CALL: u32 = 1_000;
+
+/// Takes one task of the list. Returns whether the walk may go on.
+#[inline(always)]
+fn visit<M: Mem>(task: Address, state: &mut State, chunk: &mut Chunk) -> bool {
+    if get::<M, u32>(task, at::TASK_FLAGS) & PF_KTHREAD != 0 {
+        state.kernel_threads += 1;
+        return true;
+    }
+    let mm = follow::<M>(task, at::TASK_MM);
+    if mm.is_null() {
+        put_aside(state, task as u64);
+        return true;
+    }
+    append::<M>(task, task, mm, state, chunk)
+}
+
+/// Keeps a leader that has no mm for later.
+#[inline(always)]
+fn put_aside(state: &mut State, task: u64) {
+    let at = state.headless;
+    if let Some(slot) = HEADLESS.get_ptr_mut(at) {
+        // SAFETY: the element exists.
+        unsafe { *slot = task };
+        state.headless = at + 1;
+    } else {
+        state.flags |= SNAPSHOT_ABORTED;
+    }
+}
+
+/// Adds a row to the chunk. Returns whether the walk may go on.
+#[inline(always)]
+fn append<M: Mem>(
+    leader: Address,
+    holder: Address,
+    mm: Address,
+    state: &mut State,
+    chunk: &mut Chunk,
+) -> bool {
+    let slot = state.pending as usize & (ROWS_PER_CHUNK - 1);
+    let row = &mut chunk.rows[slot];
+    let css = row::fill::<M>(leader, holder, mm, row);
+    if get::<M, u64>(holder, at::TASK_MM) != row.mm {
+        row.state |= STATE_TORN;
+    }
+    if leader as u64 != holder as u64 {
+        row.state |= STATE_LEADER_GONE;
+    }
+    note(state, css as u64);
+    state.rows += 1;
+    state.pending = slot as u32 + 1;
+    if state.pending < ROWS_PER_CHUNK as u32 {
+        return true;
+    }
+    emit::flush(state, chunk);
+    within_limits(state)
+}
+
+/// Whether neither the cap nor the time is up.
+#[inline(always)]
+fn within_limits(state: &mut State) -> bool {
+    if u64::from(state.rows) >= config(config::MAX_ROWS) {
+        state.flags |= SNAPSHOT_CAPPED;
+        return false;
+    }
+    if emit::now().wrapping_sub(state.start_ns) > config(config::MAX_NS) {
+        state.flags |= SNAPSHOT_TIMED_OUT;
+        return false;
+    }
+    true
+}
+
+/// `struct bpf_iter_task` (include/uapi/linux/bpf.h, v6.7): opaque, three words.
+#[repr(C, align(8))]
+struct TaskIterator([u64; 3]);
+
+type IterNew = unsafe extern "C" fn(*mut TaskIterator, *const u8, u32) -> i32;
+type IterNext = unsafe extern "C" fn(*mut TaskIterator) -> Address;
+type IterDestroy = unsafe extern "C" fn(*mut TaskIterator);
+
+/// Walks with the kernel's own iterator and direct loads.
+#[inline(always)]
+pub(crate) fn walk_iterator() {
+    let mut iterator = MaybeUninit::<TaskIterator>::uninit();
+    let it = iterator.as_mut_ptr();
+    // SAFETY: user space rewrites a call of such a number into a call of the kernel function with
+    // this signature before the program is loaded.
+    let (new, next, destroy) = unsafe {
+        (
+            core::mem::transmute::<usize, IterNew>(kfunc::ITER_TASK_NEW as usize),
+            core::mem::transmute::<usize, IterNext>(kfunc::ITER_TASK_NEXT as usize),
+            core::mem::transmute::<usize, IterDestroy>(kfunc::ITER_TASK_DESTROY as usize),
+        )
+    };
+    // SAFETY: `it` is created, advanced and destroyed in this order on every path, which the
+    // verifier checks. 0 is BPF_TASK_ITER_ALL_PROCS.
+    unsafe { new(it, core::ptr::null(), 0) };
+    loop {
+        // SAFETY: as above.
+        let task = unsafe { next(it) };
+        if task.is_null() {
+            break;
+        }
+        let (Some(state), Some(chunk)) = (state(), chunk()) else { break };
+        if !visit::<Direct>(task, state, chunk) {
+            break;
+        }
+    }
+    // SAFETY: as above.
+    unsafe { destroy(it) };
+}
+
+/// Puts the cursor on a task to climb from.
+#[inline(always)]
+pub(crate) fn start(state: &mut State, from: u64) {
+    state.cursor = from;
+}
+
+/// Climbs one generation towards process 0, whose place in the ring of tasks is the list's head.
+/// Returns whether there is more to climb.
+#[inline(always)]
+fn climb(state: &mut State) -> bool {
+    let task = state.cursor as Address;
+    if get::<Probe, u32>(task, at::TASK_PID) == 0 {
+        return false;
+    }
+    state.cursor = get::<Probe, u64>(task, at::TASK_REAL_PARENT);
+    state.cursor != 0
+}
+
+/// Moves the cursor to the next process and takes it. Returns whether the walk may go on.
+#[inline(always)]
+fn step(state: &mut State, chunk: &mut Chunk) -> bool {
+    let link = get::<Probe, u64>(state.cursor as Address, at::TASK_TASKS);
+    let task = link.wrapping_sub(u64::from(offset(at::TASK_TASKS)));
+    state.cursor = task;
+    if link == 0 {
+        state.flags |= SNAPSHOT_ABORTED;
+        return false;
+    }
+    // Back at the head: process 0.
+    if get::<Probe, u32>(task as Address, at::TASK_TGID) == 0 {
+        return false;
+    }
+    visit::<Probe>(task as Address, state, chunk)
+}
+
+/// One thread of a headless process. Returns whether to look further.
+#[inline(always)]
+fn headless_step(state: &mut State, chunk: &mut Chunk, leader: Address, head: u64) -> bool {
+    let link = state.cursor;
+    if link == head || link == 0 {
+        return false;
+    }
+    let thread = link.wrapping_sub(u64::from(offset(at::TASK_THREAD_NODE)));
+    let mm = follow::<Probe>(thread as Address, at::TASK_MM);
+    if mm.is_null() {
+        state.cursor = Probe::read::<u64>(link as Address, 0);
+        return true;
+    }
+    append::<Probe>(leader, thread as Address, mm, state, chunk);
+    state.cursor = 0;
+    false
+}
+
+/// Looks for a live thread of one process whose leader has exited; a process without one is recorded
+/// as holding no memory. Returns whether there are more such processes.
+#[inline(always)]
+fn headless(state: &mut State, chunk: &mut Chunk) -> bool {
+    let index = state.headless_done;
+    if index >= state.headless || index >= MAX_HEADLESS {
+        return false;
+    }
+    state.headless_done = index + 1;
+    let Some(leader) = HEADLESS.get(index) else { return false };
+    let leader = *leader as Address;
+    let signal = get::<Probe, u64>(leader, at::TASK_SIGNAL);
+    let head = signal.wrapping_add(u64::from(offset(at::SIGNAL_THREAD_HEAD)));
+    state.cursor = Probe::read::<u64>(head as Address, 0);
+    let mut turns = 0;
+    while turns < MAX_THREADS {
+        if !headless_step(state, chunk, leader, head) {
+            break;
+        }
+        turns += 1;
+    }
+    if state.cursor != 0 {
+        append::<Probe>(leader, leader, core::ptr::null(), state, chunk);
+    }
+    true
+}
+
+/// `bpf_loop` callbacks: 0 to go on, 1 to stop.
+unsafe extern "C" fn climb_callback(_turn: u64, _context: *mut c_void) -> i64 {
+    match state() {
+        Some(state) => i64::from(!climb(state)),
+        None => 1,
+    }
+}
+
+unsafe extern "C" fn step_callback(_turn: u64, _context: *mut c_void) -> i64 {
+    match (state(), chunk()) {
+        (Some(state), Some(chunk)) => i64::from(!step(state, chunk)),
+        _ => 1,
+    }
+}
+
+unsafe extern "C" fn headless_callback(_turn: u64, _context: *mut c_void) -> i64 {
+    match (state(), chunk()) {
+        (Some(state), Some(chunk)) => i64::from(!headless(state, chunk)),
+        _ => 1,
+    }
+}
+
+/// Calls `callback` until it says stop.
+#[inline(always)]
+pub(crate) fn repeat(turns: u32, callback: unsafe extern "C" fn(u64, *mut c_void) -> i64) {
+    // SAFETY: the callbacks take no context.
+    unsafe { bpf_loop(turns, callback as *mut c_void, core::ptr::null_mut(), 0) };
+}
+
+/// Walks with `bpf_loop` and probe reads.
+#[inline(always)]
+pub(crate) fn walk_loop() {
+    repeat(4_096, climb_callback);
+    repeat(1 << 22, step_callback);
+}
+
+/// Processes whose leader has exited, with `bpf_loop`.
+#[inline(always)]
+pub(crate) fn headless_loop() {
+    repeat(MAX_HEADLESS, headless_callback);
+}
+
+/// Climbs to process 0 in a bounded loop.
+#[inline(always)]
+pub(crate) fn climb_bounded(state: &mut State) {
+    let mut turns = 0;
+    while turns < 256 {
+        if !climb(state) {
+            break;
+        }
+        turns += 1;
+    }
+}
+
+/// A part of the walk in a bounded loop. Returns whether the walk is over.
+#[inline(always)]
+pub(crate) fn step_bounded(state: &mut State, chunk: &mut Chunk) -> bool {
+    let mut turns = 0;
+    while turns < STEPS_PER_CALL {
+        if !step(state, chunk) {
+            return true;
+        }
+        turns += 1;
+    }
+    false
+}
+
+/// Some of the processes whose leader has exited, in a bounded loop. Returns whether all are done.
+#[inline(always)]
+pub(crate) fn headless_bounded(state: &mut State, chunk: &mut Chunk) -> bool {
+    let mut turns = 0;
+    while turns < 8 {
+        if !headless(state, chunk) {
+            return true;
+        }
+        turns += 1;
+    }
+    false
+}

@@ -1,0 +1,239 @@
+//! One process, read into a [`Row`].
+
+use core::ffi::c_void;
+
+use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
+use oomtrace_ebpf::{
+    event::{
+        ABSENT_I64, ABSENT_U32, ABSENT_U64, COMM_LEN, Row, STATE_EXACT, STATE_FLAG_ORIGIN,
+        STATE_IN_VFORK, STATE_MM_OOM_SKIP, STATE_NO_MM, STATE_OOM_VICTIM,
+    },
+    layout::{self as at, config, setting},
+};
+
+use crate::{
+    kernel::{Address, Mem, Probe, follow, get, get_or, has},
+    state::{CPU_OFFSETS, MAX_CPUS, POINTS, State, config, offset, setting, state},
+};
+
+/// `MMF_OOM_SKIP`, bit 21 in every version read (include/linux/mm_types.h).
+const MMF_OOM_SKIP: u64 = 1 << 21;
+
+/// Reads a process. `leader` stands for the process, `holder` is the thread that has the mm (the
+/// leader itself unless that has exited).
+///
+/// Returns the css of its memory cgroup, NULL if there is none.
+#[inline(always)]
+pub(crate) fn fill<M: Mem>(leader: Address, holder: Address, mm: Address, row: &mut Row) -> Address {
+    row.pid = get::<M, u32>(holder, at::TASK_PID);
+    row.tgid = get::<M, u32>(leader, at::TASK_TGID);
+    row.flags = get::<M, u32>(holder, at::TASK_FLAGS);
+    row.start_boot_ns = get::<M, u64>(leader, at::TASK_START_BOOTTIME);
+    row.comm = comm::<M>(holder);
+    row.mems_allowed = get_or::<M, u64>(holder, at::TASK_MEMS_ALLOWED, ABSENT_U64);
+    let mut bits = 0;
+
+    let signal = follow::<M>(leader, at::TASK_SIGNAL);
+    row.oom_score_adj = i32::from(get::<M, i16>(signal, at::SIGNAL_OOM_SCORE_ADJ));
+    if get::<M, u64>(signal, at::SIGNAL_OOM_MM) != 0 {
+        bits |= STATE_OOM_VICTIM;
+    }
+    if get_or::<M, u8>(signal, at::SIGNAL_OOM_FLAG_ORIGIN, 0) != 0 {
+        bits |= STATE_FLAG_ORIGIN;
+    }
+
+    let parent = follow::<M>(leader, at::TASK_REAL_PARENT);
+    row.ppid = get::<M, u32>(parent, at::TASK_TGID);
+    let cred = follow::<M>(holder, at::TASK_REAL_CRED);
+    row.uid = get::<M, u32>(cred, at::CRED_UID);
+    row.ns_pid = ns_pid::<M>(leader);
+
+    row.mm = mm as u64;
+    row.kernel_points = ABSENT_I64;
+    row.rss_exact = [ABSENT_I64; 4];
+    if mm.is_null() {
+        bits |= STATE_NO_MM;
+        row.rss = [ABSENT_I64; 4];
+        row.pgtables_bytes = ABSENT_I64;
+        row.total_vm_pages = ABSENT_U64;
+    } else {
+        bits |= counters::<M>(mm, row);
+        if has(at::TASK_VFORK_DONE)
+            && get::<M, u64>(holder, at::TASK_VFORK_DONE) != 0
+            && get::<M, u64>(parent, at::TASK_MM) == row.mm
+        {
+            bits |= STATE_IN_VFORK;
+        }
+    }
+    if config(config::KERNEL_POINTS) != 0 {
+        kernel_points(leader, row);
+    }
+    row.state = bits;
+    memory_css::<M>(leader, row)
+}
+
+/// The memory counters of an mm. Returns state bits.
+///
+/// An exiting task can give its mm back while it is read: nothing protects that memory, and it may by
+/// then hold another mm. The caller looks at `task->mm` again afterwards.
+#[inline(always)]
+fn counters<M: Mem>(mm: Address, row: &mut Row) -> u32 {
+    let base = offset(at::MM_RSS);
+    let stride = offset(at::MM_RSS_STRIDE);
+    row.rss[0] = M::read(mm, base);
+    row.rss[1] = M::read(mm, base + stride);
+    row.rss[2] = M::read(mm, base + 2 * stride);
+    row.rss[3] = M::read(mm, base + 3 * stride);
+    row.pgtables_bytes = get::<M, i64>(mm, at::MM_PGTABLES_BYTES);
+    row.total_vm_pages = get::<M, u64>(mm, at::MM_TOTAL_VM);
+    let mut bits = 0;
+    if get::<M, u64>(mm, at::MM_FLAGS) & MMF_OOM_SKIP != 0 {
+        bits |= STATE_MM_OOM_SKIP;
+    }
+    if config(config::EXACT) != 0 && has(at::MM_RSS_PERCPU) {
+        let shares = base + offset(at::MM_RSS_PERCPU);
+        let parts = [
+            M::read::<u64>(mm, shares),
+            M::read::<u64>(mm, shares + stride),
+            M::read::<u64>(mm, shares + 2 * stride),
+            M::read::<u64>(mm, shares + 3 * stride),
+        ];
+        if add_cpu_shares(parts, row) {
+            bits |= STATE_EXACT;
+        }
+    }
+    bits
+}
+
+/// Adds each CPU's share to the shared counters. Returns whether the shares could be found.
+#[inline(always)]
+fn add_cpu_shares(parts: [u64; 4], row: &mut Row) -> bool {
+    let mut sum = row.rss;
+    let Some(offsets) = CPU_OFFSETS.get(0) else { return false };
+    if state().is_none_or(|state| state.exact == 0) {
+        return false;
+    }
+    // One allocation for all four since 14ef95be6f55 "kernel/fork: group allocation/free of per-cpu
+    // counters for mm struct" (in v6.6).
+    let together =
+        parts[1] == parts[0] + 4 && parts[2] == parts[0] + 8 && parts[3] == parts[0] + 12;
+    let cpus = config(config::CPUS) as u32;
+    let mut cpu = 0;
+    while cpu < MAX_CPUS {
+        if cpu >= cpus {
+            break;
+        }
+        let here = offsets[cpu as usize];
+        if together {
+            let share: [i32; 4] = Probe::read((parts[0] + here) as Address, 0);
+            sum[0] += i64::from(share[0]);
+            sum[1] += i64::from(share[1]);
+            sum[2] += i64::from(share[2]);
+            sum[3] += i64::from(share[3]);
+        } else {
+            sum[0] += i64::from(Probe::read::<i32>((parts[0] + here) as Address, 0));
+            sum[1] += i64::from(Probe::read::<i32>((parts[1] + here) as Address, 0));
+            sum[2] += i64::from(Probe::read::<i32>((parts[2] + here) as Address, 0));
+            sum[3] += i64::from(Probe::read::<i32>((parts[3] + here) as Address, 0));
+        }
+        cpu += 1;
+    }
+    row.rss_exact = sum;
+    true
+}
+
+/// Reads the table of per-CPU offsets; once a snapshot.
+#[inline(always)]
+pub(crate) fn load_cpu_offsets(state: &mut State) {
+    state.exact = 0;
+    let table = setting(setting::PER_CPU_OFFSET);
+    if config(config::EXACT) == 0 || table == 0 {
+        return;
+    }
+    state.exact = 1;
+    if let Some(offsets) = CPU_OFFSETS.get_ptr_mut(0) {
+        let size = (config(config::CPUS) as u32 * 8).min(MAX_CPUS * 8);
+        // SAFETY: the element is at least `size` bytes; a fault zeroes it.
+        unsafe {
+            bpf_probe_read_kernel(
+                offsets.cast(),
+                size,
+                table as *const c_void,
+            );
+        }
+    }
+}
+
+/// `comm`, whole.
+#[inline(always)]
+pub(crate) fn comm<M: Mem>(task: Address) -> [u8; COMM_LEN] {
+    let start = offset(at::TASK_COMM);
+    let words = [M::read::<u64>(task, start), M::read::<u64>(task, start + 8)];
+    // SAFETY: both are sixteen bytes, and any bytes are a `comm`.
+    unsafe { core::mem::transmute::<[u64; 2], [u8; COMM_LEN]>(words) }
+}
+
+/// Pid in the innermost namespace; absent for a process of the initial one.
+#[inline(always)]
+fn ns_pid<M: Mem>(leader: Address) -> u32 {
+    if !has(at::TASK_THREAD_PID) || !has(at::PID_NUMBERS) {
+        return ABSENT_U32;
+    }
+    let pid = follow::<M>(leader, at::TASK_THREAD_PID);
+    if pid.is_null() {
+        return ABSENT_U32;
+    }
+    let level = get::<M, u32>(pid, at::PID_LEVEL);
+    if level == 0 || level > 32 {
+        return ABSENT_U32;
+    }
+    let nr = offset(at::PID_NUMBERS) + level * offset(at::UPID_SIZE) + offset(at::UPID_NR);
+    Probe::read(pid, nr)
+}
+
+/// The kernel's own score, if this scan produced one.
+#[inline(always)]
+fn kernel_points(leader: Address, row: &mut Row) {
+    let key = leader as u64;
+    // SAFETY: the element is copied out at once.
+    if let (Some(points), Some(state)) = (unsafe { POINTS.get(&key) }, state())
+        && points.scan == state.scan
+    {
+        row.kernel_points = points.points;
+    }
+}
+
+/// Sets the id of the memory cgroup of `task`, and returns its css.
+#[inline(always)]
+fn memory_css<M: Mem>(task: Address, row: &mut Row) -> Address {
+    let css = css_of::<M>(task);
+    row.cgroup = if css.is_null() { ABSENT_U64 } else { cgroup_id::<M>(css) };
+    css
+}
+
+/// The css of the memory controller for `task`.
+#[inline(always)]
+pub(crate) fn css_of<M: Mem>(task: Address) -> Address {
+    if !has(at::CSS_SET_MEMORY) {
+        return core::ptr::null();
+    }
+    let set = follow::<M>(task, at::TASK_CGROUPS);
+    if set.is_null() {
+        return core::ptr::null();
+    }
+    follow::<M>(set, at::CSS_SET_MEMORY)
+}
+
+/// The id of the cgroup of a css.
+#[inline(always)]
+pub(crate) fn cgroup_id<M: Mem>(css: Address) -> u64 {
+    let cgroup = follow::<M>(css, at::CSS_CGROUP);
+    if cgroup.is_null() {
+        return ABSENT_U64;
+    }
+    let kn = follow::<M>(cgroup, at::CGROUP_KN);
+    if kn.is_null() {
+        return ABSENT_U64;
+    }
+    get::<M, u64>(kn, at::KERNFS_ID)
+}
