@@ -49,6 +49,18 @@ struct Rung {
     walk: Walk,
 }
 
+impl Rung {
+    /// What would make the kernel accept it.
+    fn remedy(self) -> &'static str {
+        match (self.hook, self.walk) {
+            // The only typed or probed hooks that may fail for their loop alone.
+            (DecisionHook::Kprobe | DecisionHook::RawTp, Walk::Loop) => "kernel 5.17 or later",
+            (DecisionHook::Fentry | DecisionHook::TpBtf, _)
+            | (_, Walk::Iterator | Walk::Steps(_)) => remedy_of(self.target),
+        }
+    }
+}
+
 /// How a rung goes through the processes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Walk {
@@ -211,7 +223,7 @@ impl Ladder<'_> {
             return Ok(None);
         }
         if let Err(error) = self.load_decision(rung) {
-            refuse(reason_of(&error), remedy_of(rung.target));
+            refuse(reason_of(&error), rung.remedy());
             return Ok(None);
         }
         let mut hooks = Vec::new();
@@ -488,7 +500,7 @@ fn decision_cost(rung: Rung) -> String {
     match rung.hook {
         DecisionHook::Fentry | DecisionHook::Kprobe => match rung.walk {
             Walk::Iterator | Walk::Loop => String::new(),
-            Walk::Steps(_) => "snapshots stop at some 32,000 processes".into(),
+            Walk::Steps(_) => "snapshots stop at some 120,000 processes".into(),
         },
         DecisionHook::TpBtf | DecisionHook::RawTp => "the snapshot comes after the kernel's report, \
             without oom_control: scope, gfp and order are inferred, the kernel's own score is unknown"
