@@ -149,7 +149,10 @@ mod tests {
                     "{display:?} holds a control character"
                 );
                 let json = serde_json::to_string(&text).expect("a string");
-                assert_eq!(serde_json::from_str::<Text>(&json).expect("what was written"), text);
+                assert_eq!(
+                    serde_json::from_str::<Text>(&json).expect("what was written"),
+                    text
+                );
                 shown += 1;
             }
         }
