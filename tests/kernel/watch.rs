@@ -30,11 +30,6 @@ impl Watch {
     ) -> anyhow::Result<Self> {
         let mut child = Command::new(oomtrace)
             .args(["watch", "--json"])
-            .args(
-                std::env::var("DEVHOOK")
-                    .iter()
-                    .flat_map(|h| ["--hook".to_owned(), h.clone()]),
-            )
             .args(args)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
