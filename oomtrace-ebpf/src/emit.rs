@@ -19,7 +19,12 @@ pub(crate) fn now() -> u64 {
 /// The start of a record of type `T`.
 #[inline(always)]
 pub(crate) fn header<T>(kind: u32, incident: u64) -> Header {
-    Header { kind, size: size_of::<T>() as u32, incident, time_ns: now() }
+    Header {
+        kind,
+        size: size_of::<T>() as u32,
+        incident,
+        time_ns: now(),
+    }
 }
 
 /// Adds to a count that is never lost.
@@ -59,7 +64,12 @@ pub(crate) fn flush(state: &mut State, chunk: &mut Chunk) {
     }
     let size = size_of::<Rows>() as u32 + pending * size_of::<Row>() as u32;
     chunk.head = Rows {
-        header: Header { kind: event::KIND_ROWS, size, incident: state.incident, time_ns: now() },
+        header: Header {
+            kind: event::KIND_ROWS,
+            size,
+            incident: state.incident,
+            time_ns: now(),
+        },
         first: state.rows.wrapping_sub(pending),
         count: pending,
     };
@@ -72,7 +82,11 @@ pub(crate) fn flush(state: &mut State, chunk: &mut Chunk) {
 
 #[inline(always)]
 fn output(ring: &RingBuf, data: *const u8, size: u32, wake: Wake) -> bool {
-    let flags = if wake == Wake::Yes { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP };
+    let flags = if wake == Wake::Yes {
+        BPF_RB_FORCE_WAKEUP
+    } else {
+        BPF_RB_NO_WAKEUP
+    };
     // SAFETY: the verifier checks that `size` bytes can be read at `data`.
     let status = unsafe {
         bpf_ringbuf_output(

@@ -67,7 +67,11 @@ pub(crate) fn get<M: Mem, T: Copy>(base: Address, entry: usize) -> T {
 /// A member of `base` that the kernel may not have.
 #[inline(always)]
 pub(crate) fn get_or<M: Mem, T: Copy>(base: Address, entry: usize, absent: T) -> T {
-    if has(entry) { get::<M, T>(base, entry) } else { absent }
+    if has(entry) {
+        get::<M, T>(base, entry)
+    } else {
+        absent
+    }
 }
 
 /// A pointer that is a member of `base`.

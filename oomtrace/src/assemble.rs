@@ -6,8 +6,8 @@ use std::collections::HashSet;
 
 use oomtrace_ebpf::event::{
     ABSENT_I64, ABSENT_U32, ABSENT_U64, Begin, RECLAIM_DIRECT, RECLAIM_MEMCG, RECLAIM_NONE,
-    SNAPSHOT_ABORTED, SNAPSHOT_CAPPED, SNAPSHOT_CGROUPS_CAPPED, SNAPSHOT_TIMED_OUT, STATE_KILLED,
-    STATE_KILL_UNSEEN, STATE_TORN, Victim as VictimRecord,
+    SNAPSHOT_ABORTED, SNAPSHOT_CAPPED, SNAPSHOT_CGROUPS_CAPPED, SNAPSHOT_TIMED_OUT,
+    STATE_KILL_UNSEEN, STATE_KILLED, STATE_TORN, Victim as VictimRecord,
 };
 
 use crate::{
@@ -30,11 +30,17 @@ pub fn assemble(session: &Session, parts: &Parts) -> Incident {
     let cgroups = cgroup::tree(session, parts, &mut gaps);
     let mut incident = Incident {
         id: id(&session.host, parts),
-        source: Source { kind: SourceKind::Live, rungs: session.rungs.clone() },
+        source: Source {
+            kind: SourceKind::Live,
+            rungs: session.rungs.clone(),
+        },
         time: time(parts),
         host: session.host.clone(),
         cgroups,
-        kernel_threads: parts.snapshot.as_ref().map(|snapshot| snapshot.kernel_threads),
+        kernel_threads: parts
+            .snapshot
+            .as_ref()
+            .map(|snapshot| snapshot.kernel_threads),
         snapshot_ns: parts.snapshot.as_ref().map(|snapshot| snapshot.took_ns),
         ..Incident::default()
     };
@@ -64,35 +70,53 @@ fn start_ns(parts: &Parts) -> Option<u64> {
         .begin
         .as_ref()
         .map(|begin| begin.header.time_ns)
-        .or_else(|| parts.snapshot.as_ref().map(|snapshot| snapshot.header.time_ns))
+        .or_else(|| {
+            parts
+                .snapshot
+                .as_ref()
+                .map(|snapshot| snapshot.header.time_ns)
+        })
         .or_else(|| parts.victims.first().map(|victim| victim.header.time_ns))
 }
 
 fn time(parts: &Parts) -> Time {
     let boot_ns = start_ns(parts);
-    let wall = boot_ns.zip(parts.notes.wall_minus_boot_ns).and_then(|(boot_ns, offset)| {
-        let ns = i128::from(boot_ns) + i128::from(offset);
-        let timestamp = jiff::Timestamp::from_nanosecond(ns).ok()?;
-        Some(format!("{timestamp:.6}"))
-    });
+    let wall = boot_ns
+        .zip(parts.notes.wall_minus_boot_ns)
+        .and_then(|(boot_ns, offset)| {
+            let ns = i128::from(boot_ns) + i128::from(offset);
+            let timestamp = jiff::Timestamp::from_nanosecond(ns).ok()?;
+            Some(format!("{timestamp:.6}"))
+        });
     Time { wall, boot_ns }
 }
 
 fn trigger(session: &Session, parts: &Parts, begin: &Begin) -> Trigger {
-    let stack = begin.stack.iter().take(usize::try_from(begin.stack_len).unwrap_or(0));
+    let stack = begin
+        .stack
+        .iter()
+        .take(usize::try_from(begin.stack_len).unwrap_or(0));
     let frames = stack.map(|&addr| {
         parts
             .notes
             .symbols
             .get(&addr)
             .cloned()
-            .unwrap_or(incident::Frame { addr, symbol: None, offset: None })
+            .unwrap_or(incident::Frame {
+                addr,
+                symbol: None,
+                offset: None,
+            })
     });
     Trigger {
         pid: begin.pid,
         tgid: Some(begin.tgid),
         comm: Text::from_padded(&begin.comm),
-        cmdline: parts.notes.cmdlines.get(&(begin.tgid, begin.start_boot_ns)).cloned(),
+        cmdline: parts
+            .notes
+            .cmdlines
+            .get(&(begin.tgid, begin.start_boot_ns))
+            .cloned(),
         cgroup: known(begin.cgroup),
         oom_score_adj: (begin.oom_score_adj != i32::MIN).then_some(begin.oom_score_adj),
         gfp: gfp(session, begin),
@@ -124,20 +148,32 @@ fn gfp(session: &Session, begin: &Begin) -> Option<Gfp> {
         ABSENT_U32 => begin.reclaim_gfp,
         raw => raw,
     };
-    Some(Gfp { raw, names: gfp_names(&session.gfp_bits, raw) })
+    Some(Gfp {
+        raw,
+        names: gfp_names(&session.gfp_bits, raw),
+    })
 }
 
 /// The kernel's own way of naming flags: the largest compound that fits, then the next, then what is
 /// left (`__def_gfpflag_names`, include/trace/events/mmflags.h).
 fn gfp_names(bits: &[(u32, String)], raw: u32) -> Vec<String> {
-    let bit = |name: &str| bits.iter().find(|(_, known)| known == name).map(|&(mask, _)| mask);
+    let bit = |name: &str| {
+        bits.iter()
+            .find(|(_, known)| known == name)
+            .map(|&(mask, _)| mask)
+    };
     let mask = |names: &[&str]| {
-        names.iter().try_fold(0, |mask, name| Some(mask | bit(&format!("__GFP_{name}"))?))
+        names
+            .iter()
+            .try_fold(0, |mask, name| Some(mask | bit(&format!("__GFP_{name}"))?))
     };
     const RECLAIM: [&str; 2] = ["DIRECT_RECLAIM", "KSWAPD_RECLAIM"];
     let with = |more: &[&str]| mask(&[&RECLAIM[..], more].concat());
     let compounds = [
-        ("GFP_HIGHUSER_MOVABLE", with(&["IO", "FS", "HARDWALL", "HIGHMEM", "MOVABLE"])),
+        (
+            "GFP_HIGHUSER_MOVABLE",
+            with(&["IO", "FS", "HARDWALL", "HIGHMEM", "MOVABLE"]),
+        ),
         ("GFP_HIGHUSER", with(&["IO", "FS", "HARDWALL", "HIGHMEM"])),
         ("GFP_USER", with(&["IO", "FS", "HARDWALL"])),
         ("GFP_KERNEL_ACCOUNT", with(&["IO", "FS", "ACCOUNT"])),
@@ -183,7 +219,10 @@ fn system(session: &Session, begin: &Begin) -> Option<System> {
     let free_bytes = bytes(begin.free_pages);
     let swap = bytes(begin.swap_total_pages)
         .zip(bytes(begin.swap_free_pages))
-        .map(|(total_bytes, free_bytes)| Swap { total_bytes, free_bytes });
+        .map(|(total_bytes, free_bytes)| Swap {
+            total_bytes,
+            free_bytes,
+        });
     (free_bytes.is_some() || swap.is_some()).then_some(System { free_bytes, swap })
 }
 
@@ -197,7 +236,10 @@ fn chosen(incident: &Incident, begin: &Begin) -> Option<Chosen> {
         .as_deref()
         .is_some_and(|message| message.contains("oom_kill_allocating_task"));
     let score = (compared && begin.chosen_points != ABSENT_I64).then_some(begin.chosen_points);
-    Some(Chosen { pid: begin.chosen_pid, score })
+    Some(Chosen {
+        pid: begin.chosen_pid,
+        score,
+    })
 }
 
 /// The victims by their records; one process counts once, by its first mark.
@@ -266,7 +308,10 @@ fn finish_victims(incident: &mut Incident, parts: &Parts) {
         None => incident.victims.first().map(|victim| victim.tgid),
     };
     if let (None, Some(first)) = (incident.chosen, incident.victims.first()) {
-        incident.chosen = Some(Chosen { pid: first.pid, score: None });
+        incident.chosen = Some(Chosen {
+            pid: first.pid,
+            score: None,
+        });
     }
     for victim in &mut incident.victims {
         if Some(victim.tgid) == chosen {
@@ -317,7 +362,12 @@ fn add_sharers(incident: &mut Incident) {
 }
 
 fn outcome(incident: &Incident, parts: &Parts) -> Option<Outcome> {
-    let marked = || incident.victims.iter().filter(|victim| victim.role != Role::MmSharer);
+    let marked = || {
+        incident
+            .victims
+            .iter()
+            .filter(|victim| victim.role != Role::MmSharer)
+    };
     if marked().any(|victim| victim.killed != Some(false)) {
         return Some(Outcome::Killed);
     }
@@ -332,16 +382,28 @@ fn outcome(incident: &Incident, parts: &Parts) -> Option<Outcome> {
 fn gaps(parts: &Parts) -> Vec<Gap> {
     let mut gaps = Vec::new();
     let mut gap = |what: &str, count: Option<u64>, why: &str| {
-        gaps.push(Gap { what: what.into(), count, why: why.into() });
+        gaps.push(Gap {
+            what: what.into(),
+            count,
+            why: why.into(),
+        });
     };
     if let Some(why) = &parts.notes.unfinished {
         gap("aftermath", None, why);
     }
     if parts.begin.is_none() {
-        gap("decision", Some(1), "the reserved ring was full; who asked and what ran out is lost");
+        gap(
+            "decision",
+            Some(1),
+            "the reserved ring was full; who asked and what ran out is lost",
+        );
     }
     match &parts.snapshot {
-        None => gap("snapshot", Some(1), "its end was never seen, so the counts are unknown"),
+        None => gap(
+            "snapshot",
+            Some(1),
+            "its end was never seen, so the counts are unknown",
+        ),
         Some(snapshot) => {
             let received = u32::try_from(parts.rows.len()).unwrap_or(u32::MAX);
             if received < snapshot.rows {
@@ -353,10 +415,26 @@ fn gaps(parts: &Parts) -> Vec<Gap> {
                 gap("cgroups", Some(lost), "the reserved ring was full");
             }
             for (bit, what, why) in [
-                (SNAPSHOT_CAPPED, "candidates", "the walk stopped at its limit of processes"),
-                (SNAPSHOT_TIMED_OUT, "candidates", "the walk stopped at its limit of time"),
-                (SNAPSHOT_ABORTED, "candidates", "the walk could not follow the list to its end"),
-                (SNAPSHOT_CGROUPS_CAPPED, "cgroups", "there were more than are kept track of"),
+                (
+                    SNAPSHOT_CAPPED,
+                    "candidates",
+                    "the walk stopped at its limit of processes",
+                ),
+                (
+                    SNAPSHOT_TIMED_OUT,
+                    "candidates",
+                    "the walk stopped at its limit of time",
+                ),
+                (
+                    SNAPSHOT_ABORTED,
+                    "candidates",
+                    "the walk could not follow the list to its end",
+                ),
+                (
+                    SNAPSHOT_CGROUPS_CAPPED,
+                    "cgroups",
+                    "there were more than are kept track of",
+                ),
             ] {
                 if snapshot.flags & bit != 0 {
                     gap(what, None, why);
@@ -371,9 +449,17 @@ fn gaps(parts: &Parts) -> Vec<Gap> {
             gap("victims", Some(lost), "the reserved ring was full");
         }
     }
-    let torn = parts.rows.iter().filter(|row| row.state & STATE_TORN != 0).count();
+    let torn = parts
+        .rows
+        .iter()
+        .filter(|row| row.state & STATE_TORN != 0)
+        .count();
     if torn != 0 {
-        gap("candidates", Some(torn as u64), "exited while they were read; their memory is unknown");
+        gap(
+            "candidates",
+            Some(torn as u64),
+            "exited while they were read; their memory is unknown",
+        );
     }
     gaps
 }

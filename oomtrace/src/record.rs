@@ -41,7 +41,11 @@ impl Record {
     pub fn decode(bytes: &[u8]) -> Result<Self> {
         let (header, _) = Header::read_from_prefix(bytes).map_err(|_short| too_short("header"))?;
         if header.size as usize > bytes.len() || (header.size as usize) < size_of::<Header>() {
-            return Err(bad(format!("size {} in {} bytes", header.size, bytes.len())));
+            return Err(bad(format!(
+                "size {} in {} bytes",
+                header.size,
+                bytes.len()
+            )));
         }
         let bytes = &bytes[..header.size as usize];
         Ok(match header.kind {
@@ -69,7 +73,9 @@ impl Record {
 }
 
 fn whole<T: FromBytes>(bytes: &[u8], what: &str) -> Result<T> {
-    T::read_from_prefix(bytes).map(|(record, _)| record).map_err(|_short| too_short(what))
+    T::read_from_prefix(bytes)
+        .map(|(record, _)| record)
+        .map_err(|_short| too_short(what))
 }
 
 fn rows(bytes: &[u8]) -> Result<Record> {
@@ -96,7 +102,10 @@ fn cgroup(bytes: &[u8]) -> Result<event::Cgroup> {
     padded[..bytes.len()].copy_from_slice(bytes);
     let record: event::Cgroup = whole(&padded, "cgroup")?;
     if record.name_len as usize > bytes.len() - fixed {
-        return Err(bad(format!("cgroup name of {} bytes is cut", record.name_len)));
+        return Err(bad(format!(
+            "cgroup name of {} bytes is cut",
+            record.name_len
+        )));
     }
     Ok(record)
 }

@@ -1,7 +1,7 @@
 //! Runs every scenario of the kernel tests on every kernel, and prints what came of it.
 //!
 //! Which scenarios there are, and what kind of boot each needs, the test program itself says:
-//! `kernel --list` prints `name<TAB>boot-group<TAB>memory_mib<TAB>append` for each.
+//! `kernel --list-scenarios` prints `name<TAB>boot-group<TAB>memory_mib<TAB>append` for each.
 
 use std::{
     fmt::Write as _,
@@ -112,7 +112,7 @@ pub(crate) fn programs(tree: &Path) -> Result<Programs> {
     })
 }
 
-/// One line of `kernel --list`.
+/// One line of `kernel --list-scenarios`.
 struct Scenario {
     name: String,
     group: String,
@@ -161,7 +161,7 @@ pub(crate) fn run(options: &Options, programs: &Programs) -> Result<Tally> {
 }
 
 fn scenarios(programs: &Programs, options: &Options) -> Result<Vec<Scenario>> {
-    let list = host::read(Command::new(&programs.tests).arg("--list"))?;
+    let list = host::read(Command::new(&programs.tests).arg("--list-scenarios"))?;
     let parse = |line: &str| {
         let mut columns = line.split('\t').map(str::to_owned);
         let mut next = || columns.next().filter(|column| !column.is_empty());
@@ -176,7 +176,9 @@ fn scenarios(programs: &Programs, options: &Options) -> Result<Vec<Scenario>> {
     let mut all = Vec::new();
     for line in list.lines() {
         all.push(
-            parse(line).with_context(|| format!("a line of --list that makes no sense: {line}"))?,
+            parse(line).with_context(|| {
+                format!("a line of --list-scenarios that makes no sense: {line}")
+            })?,
         );
     }
     for name in &options.scenarios {

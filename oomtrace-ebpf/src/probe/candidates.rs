@@ -27,7 +27,7 @@ const PF_KTHREAD: u32 = 0x0020_0000;
 /// Threads of a headless process that are looked at for one that still has an mm.
 const MAX_THREADS: u32 = 64;
 /// Turns of one bounded loop; the verifier follows each.
-const STEPS_PER_CALL: u32 = 1_000;
+const STEPS_PER_CALL: u32 = 4_000;
 
 /// Takes one task of the list. Returns whether the walk may go on.
 #[inline(always)]
@@ -130,7 +130,9 @@ pub(crate) fn walk_iterator() {
         if task.is_null() {
             break;
         }
-        let (Some(state), Some(chunk)) = (state(), chunk()) else { break };
+        let (Some(state), Some(chunk)) = (state(), chunk()) else {
+            break;
+        };
         if !visit::<Direct>(task, state, chunk) {
             break;
         }
@@ -201,7 +203,9 @@ fn headless(state: &mut State, chunk: &mut Chunk) -> bool {
         return false;
     }
     state.headless_done = index + 1;
-    let Some(leader) = HEADLESS.get(index) else { return false };
+    let Some(leader) = HEADLESS.get(index) else {
+        return false;
+    };
     let leader = *leader as Address;
     let signal = get::<Probe, u64>(leader, at::TASK_SIGNAL);
     let head = signal.wrapping_add(u64::from(offset(at::SIGNAL_THREAD_HEAD)));
@@ -275,10 +279,22 @@ pub(crate) fn climb_bounded(state: &mut State) {
 
 /// A part of the walk in a bounded loop. Returns whether the walk is over.
 #[inline(always)]
-pub(crate) fn step_bounded(state: &mut State, chunk: &mut Chunk) -> bool {
+pub(crate) fn step_bounded() -> bool {
+    repeat_bounded::<STEPS_PER_CALL>(oomtrace_step)
+}
+
+/// Some of the processes whose leader has exited, in a bounded loop. Returns whether all are done.
+#[inline(always)]
+pub(crate) fn headless_bounded() -> bool {
+    repeat_bounded::<STEPS_PER_CALL>(oomtrace_headless)
+}
+
+/// Calls `body` until it says stop. Returns whether it did.
+#[inline(always)]
+pub(crate) fn repeat_bounded<const TURNS: u32>(body: extern "C" fn() -> u64) -> bool {
     let mut turns = 0;
-    while turns < STEPS_PER_CALL {
-        if !step(state, chunk) {
+    while turns < TURNS {
+        if body() != 0 {
             return true;
         }
         turns += 1;
@@ -286,15 +302,22 @@ pub(crate) fn step_bounded(state: &mut State, chunk: &mut Chunk) -> bool {
     false
 }
 
-/// Some of the processes whose leader has exited, in a bounded loop. Returns whether all are done.
-#[inline(always)]
-pub(crate) fn headless_bounded(state: &mut State, chunk: &mut Chunk) -> bool {
-    let mut turns = 0;
-    while turns < 8 {
-        if !headless(state, chunk) {
-            return true;
-        }
-        turns += 1;
+/// A function of its own, which the verifier looks at once however often it is called: otherwise it
+/// would follow every turn of the loop and give up after a few hundred.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn oomtrace_step() -> u64 {
+    match (state(), chunk()) {
+        (Some(state), Some(chunk)) => u64::from(!step(state, chunk)),
+        _ => 1,
     }
-    false
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn oomtrace_headless() -> u64 {
+    match (state(), chunk()) {
+        (Some(state), Some(chunk)) => u64::from(!headless(state, chunk)),
+        _ => 1,
+    }
 }

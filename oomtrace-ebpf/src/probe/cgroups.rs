@@ -15,7 +15,10 @@ use oomtrace_ebpf::{
 use crate::{
     emit::{self, Wake},
     kernel::{Address, Probe, follow, get, get_or, has},
-    probe::{candidates::repeat, row::cgroup_id},
+    probe::{
+        candidates::{repeat, repeat_bounded},
+        row::cgroup_id,
+    },
     state::{FOUND, MAX_CGROUPS, SEEN, State, cgroup, offset, state},
 };
 
@@ -56,7 +59,9 @@ fn send_next(state: &mut State) -> bool {
         return false;
     }
     state.cgroups = index + 1;
-    let (Some(css), Some(record)) = (FOUND.get(index), cgroup()) else { return false };
+    let (Some(css), Some(record)) = (FOUND.get(index), cgroup()) else {
+        return false;
+    };
     let css = *css as Address;
     let parent = follow::<Probe>(css, at::CSS_PARENT);
     fill(css, parent, record);
@@ -75,7 +80,11 @@ fn send_next(state: &mut State) -> bool {
 #[inline(always)]
 fn fill(css: Address, parent: Address, record: &mut Cgroup) {
     record.id = cgroup_id::<Probe>(css);
-    record.parent = if parent.is_null() { 0 } else { cgroup_id::<Probe>(parent) };
+    record.parent = if parent.is_null() {
+        0
+    } else {
+        cgroup_id::<Probe>(parent)
+    };
     let dir = follow::<Probe>(css, at::CSS_CGROUP);
     record.level = get_or::<Probe, u32>(dir, at::CGROUP_LEVEL, ABSENT_U32);
     record.flags = flags(css, dir, parent);
@@ -175,15 +184,18 @@ pub(crate) fn send_loop() {
 
 /// Sends some of what was found, in a bounded loop. Returns whether all is sent.
 #[inline(always)]
-pub(crate) fn send_bounded(state: &mut State) -> bool {
-    let mut turns = 0;
-    while turns < 64 {
-        if !send_next(state) {
-            return true;
-        }
-        turns += 1;
+pub(crate) fn send_bounded() -> bool {
+    repeat_bounded::<2_000>(oomtrace_send)
+}
+
+/// See `oomtrace_step`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn oomtrace_send() -> u64 {
+    match state() {
+        Some(state) => u64::from(!send_next(state)),
+        None => 1,
     }
-    false
 }
 
 /// Whether a cgroup or one above it is killed as a whole (`memory.oom.group`).

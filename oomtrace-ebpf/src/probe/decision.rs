@@ -31,7 +31,9 @@ use crate::{
     emit::{self, Wake},
     kernel::{Address, Direct, Mem, Probe, follow, get, get_or},
     probe::{
-        candidates::{self, headless_bounded, headless_loop, step_bounded, walk_iterator, walk_loop},
+        candidates::{
+            self, headless_bounded, headless_loop, step_bounded, walk_iterator, walk_loop,
+        },
         cgroups::{note, send_bounded, send_loop},
         row::{cgroup_id, comm, css_of, load_cpu_offsets},
     },
@@ -41,7 +43,12 @@ use crate::{
 /// fentry, task iterator.
 #[fentry]
 fn decision_fentry_iter(ctx: FEntryContext) -> u32 {
-    open::<Direct>(&ctx, HOOK_FENTRY, WALK_ITER, Control::new(ctx.arg(0), ctx.arg(1)));
+    open::<Direct>(
+        &ctx,
+        HOOK_FENTRY,
+        WALK_ITER,
+        Control::new(ctx.arg(0), ctx.arg(1)),
+    );
     snapshot_iter();
     0
 }
@@ -49,7 +56,12 @@ fn decision_fentry_iter(ctx: FEntryContext) -> u32 {
 /// fentry, `bpf_loop`.
 #[fentry]
 fn decision_fentry_loop(ctx: FEntryContext) -> u32 {
-    open::<Direct>(&ctx, HOOK_FENTRY, WALK_LOOP, Control::new(ctx.arg(0), ctx.arg(1)));
+    open::<Direct>(
+        &ctx,
+        HOOK_FENTRY,
+        WALK_LOOP,
+        Control::new(ctx.arg(0), ctx.arg(1)),
+    );
     snapshot_loop();
     0
 }
@@ -57,7 +69,12 @@ fn decision_fentry_loop(ctx: FEntryContext) -> u32 {
 /// fentry, tail calls.
 #[fentry]
 fn decision_fentry_tail(ctx: FEntryContext) -> u32 {
-    open::<Direct>(&ctx, HOOK_FENTRY, WALK_TAIL, Control::new(ctx.arg(0), ctx.arg(1)));
+    open::<Direct>(
+        &ctx,
+        HOOK_FENTRY,
+        WALK_TAIL,
+        Control::new(ctx.arg(0), ctx.arg(1)),
+    );
     continue_with_tail_call(&ctx);
     0
 }
@@ -136,7 +153,9 @@ impl Control {
 /// Begins an incident and sends what is known before the walk.
 #[inline(always)]
 pub(crate) fn open<M: Mem>(ctx: &impl EbpfContext, hook: u32, walk: u32, control: Control) {
-    let (Some(state), Some(record)) = (state(), begin()) else { return };
+    let (Some(state), Some(record)) = (state(), begin()) else {
+        return;
+    };
     reset(state);
     record.header = emit::header::<Begin>(KIND_BEGIN, state.incident);
     state.start_ns = record.header.time_ns;
@@ -162,7 +181,12 @@ pub(crate) fn open<M: Mem>(ctx: &impl EbpfContext, hook: u32, walk: u32, control
     reclaim(record, state);
     host(record);
     stack(ctx, record);
-    emit::event(record, size_of::<Begin>() as u32, counter::BEGIN_LOST, Wake::No);
+    emit::event(
+        record,
+        size_of::<Begin>() as u32,
+        counter::BEGIN_LOST,
+        Wake::No,
+    );
     // Climbing from the trigger leads to process 0, whatever its namespace.
     // SAFETY: takes nothing.
     candidates::start(state, unsafe { bpf_get_current_task() });
@@ -203,14 +227,24 @@ fn with_control<M: Mem>(oc: Address, record: &mut Begin, state: &mut State) {
     record.totalpages = get::<M, u64>(oc, at::OC_TOTALPAGES);
     record.chosen_points = get::<M, i64>(oc, at::OC_CHOSEN_POINTS);
     let chosen = follow::<M>(oc, at::OC_CHOSEN);
-    record.chosen_pid =
-        if chosen.is_null() { ABSENT_U32 } else { get::<M, u32>(chosen, at::TASK_PID) };
+    record.chosen_pid = if chosen.is_null() {
+        ABSENT_U32
+    } else {
+        get::<M, u32>(chosen, at::TASK_PID)
+    };
     let memcg = get_or::<M, u64>(oc, at::OC_MEMCG, 0);
-    record.oom_cgroup = if memcg == 0 { 0 } else { cgroup_id::<Probe>(memcg as Address) };
+    record.oom_cgroup = if memcg == 0 {
+        0
+    } else {
+        cgroup_id::<Probe>(memcg as Address)
+    };
     note(state, memcg);
     let nodemask = get::<M, u64>(oc, at::OC_NODEMASK);
-    record.nodemask =
-        if nodemask == 0 { u64::MAX } else { Probe::read::<u64>(nodemask as Address, 0) };
+    record.nodemask = if nodemask == 0 {
+        u64::MAX
+    } else {
+        Probe::read::<u64>(nodemask as Address, 0)
+    };
 }
 
 #[inline(always)]
@@ -239,7 +273,11 @@ fn trigger(record: &mut Begin, state: &mut State) {
     record.comm = comm::<Probe>(task);
     record.mems_allowed = get_or::<Probe, u64>(task, at::TASK_MEMS_ALLOWED, ABSENT_U64);
     let css = css_of::<Probe>(leader);
-    record.cgroup = if css.is_null() { ABSENT_U64 } else { cgroup_id::<Probe>(css) };
+    record.cgroup = if css.is_null() {
+        ABSENT_U64
+    } else {
+        cgroup_id::<Probe>(css)
+    };
     note(state, css as u64);
 }
 
@@ -273,7 +311,11 @@ fn host(record: &mut Begin) {
 
 #[inline(always)]
 fn word(address: u64) -> i64 {
-    if address == 0 { ABSENT_I64 } else { Probe::read::<i64>(address as Address, 0) }
+    if address == 0 {
+        ABSENT_I64
+    } else {
+        Probe::read::<i64>(address as Address, 0)
+    }
 }
 
 #[inline(always)]
@@ -289,7 +331,11 @@ fn stack(ctx: &impl EbpfContext, record: &mut Begin) {
             0,
         )
     };
-    record.stack_len = if bytes < 0 { bytes as i32 } else { (bytes / 8) as i32 };
+    record.stack_len = if bytes < 0 {
+        bytes as i32
+    } else {
+        (bytes / 8) as i32
+    };
 }
 
 /// The rest of a snapshot with the kernel's iterator.
@@ -323,13 +369,13 @@ pub(crate) fn continue_with_tail_call<C: EbpfContext>(ctx: &C) {
 /// One step of a snapshot without loops in the kernel: some rows, or some cgroups, or the end.
 #[inline(always)]
 pub(crate) fn snapshot_step<C: EbpfContext>(ctx: &C) {
-    let (Some(state), Some(chunk)) = (state(), chunk()) else { return };
-    match state.phase {
-        0 => state.phase = u32::from(step_bounded(state, chunk)),
-        1 => state.phase = 1 + u32::from(headless_bounded(state, chunk)),
-        2 => state.phase = 2 + u32::from(send_bounded(state)),
-        _ => {}
-    }
+    let Some(state) = state() else { return };
+    let over = match state.phase {
+        0 => step_bounded(),
+        1 => headless_bounded(),
+        _ => send_bounded(),
+    };
+    state.phase += u32::from(over);
     if state.phase >= 3 {
         seal();
         return;
@@ -344,7 +390,9 @@ pub(crate) fn snapshot_step<C: EbpfContext>(ctx: &C) {
 /// Sends the last rows and the sum of the snapshot.
 #[inline(always)]
 fn seal() {
-    let (Some(state), Some(chunk)) = (state(), chunk()) else { return };
+    let (Some(state), Some(chunk)) = (state(), chunk()) else {
+        return;
+    };
     emit::flush(state, chunk);
     let record = Snapshot {
         header: emit::header::<Snapshot>(KIND_SNAPSHOT, state.incident),
@@ -356,7 +404,12 @@ fn seal() {
         flags: state.flags,
         took_ns: emit::now().wrapping_sub(state.start_ns),
     };
-    emit::event(&record, size_of::<Snapshot>() as u32, counter::SNAPSHOTS_LOST, Wake::Yes);
+    emit::event(
+        &record,
+        size_of::<Snapshot>() as u32,
+        counter::SNAPSHOTS_LOST,
+        Wake::Yes,
+    );
 }
 
 #[inline(always)]
@@ -372,5 +425,10 @@ fn close() {
         victims: state.victims,
         victims_lost: state.victims_lost,
     };
-    emit::event(&record, size_of::<Close>() as u32, counter::CLOSES_LOST, Wake::Yes);
+    emit::event(
+        &record,
+        size_of::<Close>() as u32,
+        counter::CLOSES_LOST,
+        Wake::Yes,
+    );
 }

@@ -8,8 +8,7 @@
 //! raw arguments `(int order, gfp_t)` up to v6.18 and `(gfp_t, int order, struct mem_cgroup *)` after.
 
 use aya_ebpf::{
-    EbpfContext,
-    helpers::generated::bpf_get_current_pid_tgid, macros::raw_tracepoint,
+    EbpfContext, helpers::generated::bpf_get_current_pid_tgid, macros::raw_tracepoint,
     programs::RawTracePointContext,
 };
 use oomtrace_ebpf::{
@@ -63,8 +62,11 @@ fn argument(ctx: &RawTracePointContext, n: usize) -> u64 {
 #[inline(always)]
 fn begin(ctx: &RawTracePointContext, kind: u32) {
     let (first, second) = (argument(ctx, 0), argument(ctx, 1));
-    let (gfp, order) =
-        if config(config::RECLAIM_GFP_FIRST) != 0 { (first, second) } else { (second, first) };
+    let (gfp, order) = if config(config::RECLAIM_GFP_FIRST) != 0 {
+        (first, second)
+    } else {
+        (second, first)
+    };
     let (gfp, order) = (gfp as u32, order as i32);
     // SAFETY: takes nothing.
     let pid = unsafe { bpf_get_current_pid_tgid() } as u32;
@@ -78,8 +80,14 @@ fn begin(ctx: &RawTracePointContext, kind: u32) {
         last.began_ns = emit::now();
         return;
     }
-    let first =
-        Reclaim { kind, gfp, order, passes: 1, began_ns: emit::now(), spent_ns: 0 };
+    let first = Reclaim {
+        kind,
+        gfp,
+        order,
+        passes: 1,
+        began_ns: emit::now(),
+        spent_ns: 0,
+    };
     // A full map forgets the thread that reclaimed longest ago.
     let _ = RECLAIM.insert(&pid, &first, 0);
 }

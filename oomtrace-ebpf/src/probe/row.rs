@@ -24,7 +24,12 @@ const MMF_OOM_SKIP: u64 = 1 << 21;
 ///
 /// Returns the css of its memory cgroup, NULL if there is none.
 #[inline(always)]
-pub(crate) fn fill<M: Mem>(leader: Address, holder: Address, mm: Address, row: &mut Row) -> Address {
+pub(crate) fn fill<M: Mem>(
+    leader: Address,
+    holder: Address,
+    mm: Address,
+    row: &mut Row,
+) -> Address {
     row.pid = get::<M, u32>(holder, at::TASK_PID);
     row.tgid = get::<M, u32>(leader, at::TASK_TGID);
     row.flags = get::<M, u32>(holder, at::TASK_FLAGS);
@@ -80,10 +85,16 @@ pub(crate) fn fill<M: Mem>(leader: Address, holder: Address, mm: Address, row: &
 fn counters<M: Mem>(mm: Address, row: &mut Row) -> u32 {
     let base = offset(at::MM_RSS);
     let stride = offset(at::MM_RSS_STRIDE);
-    row.rss[0] = M::read(mm, base);
-    row.rss[1] = M::read(mm, base + stride);
-    row.rss[2] = M::read(mm, base + 2 * stride);
-    row.rss[3] = M::read(mm, base + 3 * stride);
+    if has(at::MM_RSS_PERCPU) {
+        row.rss[0] = M::read(mm, base);
+        row.rss[1] = M::read(mm, base + stride);
+        row.rss[2] = M::read(mm, base + 2 * stride);
+        row.rss[3] = M::read(mm, base + 3 * stride);
+    } else {
+        // Four atomics in a row, up to v6.1, whose verifier does not see through the typedef of an
+        // array's elements.
+        row.rss = Probe::read(mm, base);
+    }
     row.pgtables_bytes = get::<M, i64>(mm, at::MM_PGTABLES_BYTES);
     row.total_vm_pages = get::<M, u64>(mm, at::MM_TOTAL_VM);
     let mut bits = 0;
@@ -109,7 +120,9 @@ fn counters<M: Mem>(mm: Address, row: &mut Row) -> u32 {
 #[inline(always)]
 fn add_cpu_shares(parts: [u64; 4], row: &mut Row) -> bool {
     let mut sum = row.rss;
-    let Some(offsets) = CPU_OFFSETS.get(0) else { return false };
+    let Some(offsets) = CPU_OFFSETS.get(0) else {
+        return false;
+    };
     if state().is_none_or(|state| state.exact == 0) {
         return false;
     }
@@ -155,11 +168,7 @@ pub(crate) fn load_cpu_offsets(state: &mut State) {
         let size = (config(config::CPUS) as u32 * 8).min(MAX_CPUS * 8);
         // SAFETY: the element is at least `size` bytes; a fault zeroes it.
         unsafe {
-            bpf_probe_read_kernel(
-                offsets.cast(),
-                size,
-                table as *const c_void,
-            );
+            bpf_probe_read_kernel(offsets.cast(), size, table as *const c_void);
         }
     }
 }
@@ -207,7 +216,11 @@ fn kernel_points(leader: Address, row: &mut Row) {
 #[inline(always)]
 fn memory_css<M: Mem>(task: Address, row: &mut Row) -> Address {
     let css = css_of::<M>(task);
-    row.cgroup = if css.is_null() { ABSENT_U64 } else { cgroup_id::<M>(css) };
+    row.cgroup = if css.is_null() {
+        ABSENT_U64
+    } else {
+        cgroup_id::<M>(css)
+    };
     css
 }
 

@@ -44,7 +44,10 @@ fn scored(ctx: FExitContext) -> u32 {
     }
     let key: u64 = ctx.arg(0);
     // Two arguments, then what was returned.
-    let points = Points { scan: state.scan, points: ctx.arg(2) };
+    let points = Points {
+        scan: state.scan,
+        points: ctx.arg(2),
+    };
     // A full map forgets the candidate scored longest ago.
     let _ = POINTS.insert(&key, &points, 0);
     0

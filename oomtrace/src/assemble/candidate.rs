@@ -81,12 +81,7 @@ pub(super) fn from_row(session: &Session, notes: &Notes, row: &Row) -> Candidate
 
 /// Badness in pages (`oom_badness`, mm/oom_kill.c): what is resident, swapped out or page table, plus
 /// `oom_score_adj` thousandths of the whole. The division comes first, as in the kernel.
-fn score(
-    session: &Session,
-    incident: &Incident,
-    row: &Row,
-    candidate: &Candidate,
-) -> Option<i64> {
+fn score(session: &Session, incident: &Incident, row: &Row, candidate: &Candidate) -> Option<i64> {
     if matches!(
         candidate.skip_reason,
         Some(SkipReason::Init | SkipReason::Protected | SkipReason::NoMemory | SkipReason::Vfork)

@@ -12,8 +12,11 @@ use crate::{
 
 /// The cgroups, parents before children, each with its path.
 pub(super) fn tree(session: &Session, parts: &Parts, gaps: &mut Vec<Gap>) -> Vec<Cgroup> {
-    let by_id: HashMap<u64, &event::Cgroup> =
-        parts.cgroups.iter().map(|record| (record.id, record)).collect();
+    let by_id: HashMap<u64, &event::Cgroup> = parts
+        .cgroups
+        .iter()
+        .map(|record| (record.id, record))
+        .collect();
     let mut orphans = 0;
     let mut placed: Vec<(usize, Cgroup)> = by_id
         .values()
@@ -40,7 +43,9 @@ pub(super) fn tree(session: &Session, parts: &Parts, gaps: &mut Vec<Gap>) -> Vec
 pub(crate) fn has_oom_group(cgroups: &[event::Cgroup], id: u64) -> bool {
     let mut at = id;
     for _ in 0..=cgroups.len() {
-        let Some(record) = cgroups.iter().find(|record| record.id == at) else { return false };
+        let Some(record) = cgroups.iter().find(|record| record.id == at) else {
+            return false;
+        };
         if record.flags & CGROUP_OOM_GROUP != 0 {
             return true;
         }
@@ -50,10 +55,7 @@ pub(crate) fn has_oom_group(cgroups: &[event::Cgroup], id: u64) -> bool {
 }
 
 /// Path below the root of the hierarchy, and depth.
-fn path_of(
-    record: &event::Cgroup,
-    by_id: &HashMap<u64, &event::Cgroup>,
-) -> Option<(Text, usize)> {
+fn path_of(record: &event::Cgroup, by_id: &HashMap<u64, &event::Cgroup>) -> Option<(Text, usize)> {
     let mut names: Vec<&[u8]> = Vec::new();
     let mut at = record;
     while at.flags & CGROUP_ROOT == 0 {
@@ -88,7 +90,11 @@ fn convert(session: &Session, record: &event::Cgroup, path: Text) -> Cgroup {
     Cgroup {
         id: record.id,
         path,
-        version: Some(if v2 { CgroupVersion::V2 } else { CgroupVersion::V1 }),
+        version: Some(if v2 {
+            CgroupVersion::V2
+        } else {
+            CgroupVersion::V1
+        }),
         parent: (!root).then_some(record.parent),
         usage_bytes: size(record.usage).filter(|_| accounted),
         max_bytes: limit(record.max),
@@ -101,8 +107,7 @@ fn convert(session: &Session, record: &event::Cgroup, path: Text) -> Cgroup {
         memsw_bytes: size(record.swap_usage).filter(|_| !v2),
         memsw_max_bytes: limit(record.swap_max).filter(|_| !v2),
         kmem_bytes: size(record.kmem_usage).filter(|_| !v2),
-        failcnt: count(record.failcnt)
-            .filter(|_| accounted && (!v2 || session.counts_v2_failures)),
+        failcnt: count(record.failcnt).filter(|_| accounted && (!v2 || session.counts_v2_failures)),
         swappiness: count(record.swappiness).filter(|_| !v2),
         events: events(&session.memcg_events, &record.events).filter(|_| accounted),
         events_local: events(&session.memcg_events, &record.events_local).filter(|_| accounted),

@@ -57,7 +57,8 @@ fn scope_of_stack(incident: &Incident) -> Option<Scope> {
             Some(Scope::Memcg)
         } else if symbol.starts_with("moom_callback") {
             Some(Scope::Sysrq)
-        } else if symbol.starts_with("__alloc_pages") || symbol.starts_with("__alloc_frozen_pages") {
+        } else if symbol.starts_with("__alloc_pages") || symbol.starts_with("__alloc_frozen_pages")
+        {
             Some(Scope::Global)
         } else {
             None

@@ -149,14 +149,21 @@ impl Tracer {
     pub fn start(options: &Options) -> Result<Self> {
         require_rights()?;
         let host = host::read()?;
-        let release = host.kernel.as_ref().map(ToString::to_string).unwrap_or_default();
+        let release = host
+            .kernel
+            .as_ref()
+            .map(ToString::to_string)
+            .unwrap_or_default();
         let kernel = Kernel::read(&release, host.cpus.unwrap_or(1))?;
         let object = object::with_kfuncs(kernel.kfuncs.as_deref())?;
         let btf = Btf::from_sys_fs().map_err(|error| bpf("read the kernel's types", error))?;
         let mut ebpf = load(&object, &btf, &kernel, options)?;
         if kernel.scores_exact {
             // Without the table the scores would be off from the first kill on.
-            point_out_addresses(&mut ebpf, &symbols::addresses(&ADDRESSES.map(|(name, _)| name)))?;
+            point_out_addresses(
+                &mut ebpf,
+                &symbols::addresses(&ADDRESSES.map(|(name, _)| name)),
+            )?;
         }
         let attached = attach::attach(&mut ebpf, &btf, &kernel, options)?;
         drop(btf);
@@ -184,7 +191,11 @@ impl Tracer {
             waker: None,
             incidents: Incidents::new(attached.sees_close),
             symbols: Symbols::default(),
-            cmdlines: if options.cmdlines { Some(Cmdlines::scan()) } else { Cmdlines::none() },
+            cmdlines: if options.cmdlines {
+                Some(Cmdlines::scan())
+            } else {
+                Cmdlines::none()
+            },
             ready: VecDeque::new(),
         })
     }
@@ -210,7 +221,10 @@ impl Tracer {
             if let Some(incident) = self.ready.pop_front() {
                 return Ok(Some(incident));
             }
-            let until = [deadline, self.incidents.deadline()].into_iter().flatten().min();
+            let until = [deadline, self.incidents.deadline()]
+                .into_iter()
+                .flatten()
+                .min();
             let now = Instant::now();
             if deadline.is_some_and(|deadline| deadline <= now) {
                 return Ok(None);
@@ -257,10 +271,18 @@ impl Tracer {
     /// # Errors
     /// When the map cannot be read.
     pub fn counters(&self) -> Result<Counters> {
-        let map = self.ebpf.map("COUNTERS").ok_or_else(|| no_map("COUNTERS"))?;
-        let counters: Array<&MapData, u64> =
-            map.try_into().map_err(|error| bpf("read the counters", error))?;
-        let read = |slot| counters.get(&slot, 0).map_err(|error| bpf("read the counters", error));
+        let map = self
+            .ebpf
+            .map("COUNTERS")
+            .ok_or_else(|| no_map("COUNTERS"))?;
+        let counters: Array<&MapData, u64> = map
+            .try_into()
+            .map_err(|error| bpf("read the counters", error))?;
+        let read = |slot| {
+            counters
+                .get(&slot, 0)
+                .map_err(|error| bpf("read the counters", error))
+        };
         Ok(Counters {
             incidents: read(counter::INCIDENTS)?,
             incidents_lost: read(counter::BEGIN_LOST)?,
@@ -303,7 +325,9 @@ impl Tracer {
     fn pass_on(&mut self, mut parts: Parts) {
         parts.notes.wall_minus_boot_ns = Some(host::wall_minus_boot_ns());
         if let Some(begin) = &parts.begin {
-            let frames = usize::try_from(begin.stack_len).unwrap_or(0).min(begin.stack.len());
+            let frames = usize::try_from(begin.stack_len)
+                .unwrap_or(0)
+                .min(begin.stack.len());
             parts.notes.symbols = self.symbols.resolve(&begin.stack[..frames]);
         }
         if let Some(cmdlines) = &mut self.cmdlines {
@@ -337,12 +361,29 @@ const ADDRESSES: [(&str, u32); 3] = [
 fn worth_naming(parts: &Parts) -> Vec<(u32, u64)> {
     const LARGEST: usize = 64;
     let mut rows: Vec<&event::Row> = parts.rows.iter().collect();
-    let size = |row: &event::Row| row.rss.iter().fold(0i64, |sum, &pages| sum.saturating_add(pages));
+    let size = |row: &event::Row| {
+        row.rss
+            .iter()
+            .fold(0i64, |sum, &pages| sum.saturating_add(pages))
+    };
     rows.sort_unstable_by_key(|row| std::cmp::Reverse(size(row)));
-    let mut wanted: Vec<(u32, u64)> =
-        rows.iter().take(LARGEST).map(|row| (row.tgid, row.start_boot_ns)).collect();
-    wanted.extend(parts.victims.iter().map(|victim| (victim.row.tgid, victim.row.start_boot_ns)));
-    wanted.extend(parts.begin.iter().map(|begin| (begin.tgid, begin.start_boot_ns)));
+    let mut wanted: Vec<(u32, u64)> = rows
+        .iter()
+        .take(LARGEST)
+        .map(|row| (row.tgid, row.start_boot_ns))
+        .collect();
+    wanted.extend(
+        parts
+            .victims
+            .iter()
+            .map(|victim| (victim.row.tgid, victim.row.start_boot_ns)),
+    );
+    wanted.extend(
+        parts
+            .begin
+            .iter()
+            .map(|begin| (begin.tgid, begin.start_boot_ns)),
+    );
     wanted.sort_unstable();
     wanted.dedup();
     wanted
@@ -405,7 +446,10 @@ fn require_rights() -> Result<()> {
     }
     Err(Error::NotPermitted {
         what: "trace the kernel".into(),
-        remedy: format!("it takes {}; run as root (sudo oomtrace …)", missing.join(" and ")),
+        remedy: format!(
+            "it takes {}; run as root (sudo oomtrace …)",
+            missing.join(" and ")
+        ),
     })
 }
 
@@ -424,13 +468,22 @@ fn waker_of(ring: &RingBuf<MapData>) -> Result<AsyncFd<OwnedFd>> {
 }
 
 fn ring_io(source: std::io::Error) -> Error {
-    Error::Io { path: "the ring buffer".into(), source }
+    Error::Io {
+        path: "the ring buffer".into(),
+        source,
+    }
 }
 
 fn no_map(name: &str) -> Error {
-    Error::Bpf { what: format!("find the map {name} in the BPF object"), source: None }
+    Error::Bpf {
+        what: format!("find the map {name} in the BPF object"),
+        source: None,
+    }
 }
 
 fn bpf(what: &str, source: impl std::error::Error + Send + Sync + 'static) -> Error {
-    Error::Bpf { what: what.into(), source: Some(Box::new(source)) }
+    Error::Bpf {
+        what: what.into(),
+        source: Some(Box::new(source)),
+    }
 }

@@ -49,6 +49,18 @@ struct Rung {
     walk: Walk,
 }
 
+impl Rung {
+    /// What would make the kernel accept it.
+    fn remedy(self) -> &'static str {
+        match (self.hook, self.walk) {
+            // The only typed or probed hooks that may fail for their loop alone.
+            (DecisionHook::Kprobe | DecisionHook::RawTp, Walk::Loop) => "kernel 5.17 or later",
+            (DecisionHook::Fentry | DecisionHook::TpBtf, _)
+            | (_, Walk::Iterator | Walk::Steps(_)) => remedy_of(self.target),
+        }
+    }
+}
+
 /// How a rung goes through the processes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Walk {
@@ -75,24 +87,54 @@ const MARK: &str = "mark_victim";
 
 /// Every way to see the decision, best first.
 const DECISION: [Rung; 9] = [
-    rung(DecisionHook::Fentry, "decision_fentry_iter", Target::Fentry(KILL), Walk::Iterator),
-    rung(DecisionHook::Fentry, "decision_fentry_loop", Target::Fentry(KILL), Walk::Loop),
+    rung(
+        DecisionHook::Fentry,
+        "decision_fentry_iter",
+        Target::Fentry(KILL),
+        Walk::Iterator,
+    ),
+    rung(
+        DecisionHook::Fentry,
+        "decision_fentry_loop",
+        Target::Fentry(KILL),
+        Walk::Loop,
+    ),
     rung(
         DecisionHook::Fentry,
         "decision_fentry_tail",
         Target::Fentry(KILL),
         Walk::Steps("step_fentry"),
     ),
-    rung(DecisionHook::Kprobe, "decision_kprobe_loop", Target::Kprobe(KILL), Walk::Loop),
+    rung(
+        DecisionHook::Kprobe,
+        "decision_kprobe_loop",
+        Target::Kprobe(KILL),
+        Walk::Loop,
+    ),
     rung(
         DecisionHook::Kprobe,
         "decision_kprobe_tail",
         Target::Kprobe(KILL),
         Walk::Steps("step_kprobe"),
     ),
-    rung(DecisionHook::TpBtf, "decision_tp_btf_iter", Target::TpBtf(MARK), Walk::Iterator),
-    rung(DecisionHook::TpBtf, "decision_tp_btf_loop", Target::TpBtf(MARK), Walk::Loop),
-    rung(DecisionHook::RawTp, "decision_raw_tp_loop", Target::RawTp(MARK), Walk::Loop),
+    rung(
+        DecisionHook::TpBtf,
+        "decision_tp_btf_iter",
+        Target::TpBtf(MARK),
+        Walk::Iterator,
+    ),
+    rung(
+        DecisionHook::TpBtf,
+        "decision_tp_btf_loop",
+        Target::TpBtf(MARK),
+        Walk::Loop,
+    ),
+    rung(
+        DecisionHook::RawTp,
+        "decision_raw_tp_loop",
+        Target::RawTp(MARK),
+        Walk::Loop,
+    ),
     rung(
         DecisionHook::RawTp,
         "decision_raw_tp_tail",
@@ -102,7 +144,12 @@ const DECISION: [Rung; 9] = [
 ];
 
 const fn rung(hook: DecisionHook, program: &'static str, target: Target, walk: Walk) -> Rung {
-    Rung { hook, program, target, walk }
+    Rung {
+        hook,
+        program,
+        target,
+        walk,
+    }
 }
 
 /// The hooks in use.
@@ -132,7 +179,10 @@ pub(super) fn attach(
     }
     Err(Error::Refused {
         moment: "the decision".into(),
-        tried: refused.into_iter().map(|refusal| (refusal.rung, refusal.reason)).collect(),
+        tried: refused
+            .into_iter()
+            .map(|refusal| (refusal.rung, refusal.reason))
+            .collect(),
     })
 }
 
@@ -152,10 +202,17 @@ impl Ladder<'_> {
     ) -> Result<Option<Attached>> {
         let name = format!("{} ({})", rung.target.name(), rung.walk.name());
         let mut refuse = |reason: String, remedy: &str| {
-            refused.push(Refusal { rung: name.clone(), reason, remedy: remedy.into() });
+            refused.push(Refusal {
+                rung: name.clone(),
+                reason,
+                remedy: remedy.into(),
+            });
         };
         if rung.walk == Walk::Iterator && self.kernel.kfuncs.is_none() {
-            refuse("no bpf_iter_task_new in this kernel".into(), "kernel 6.7 or later");
+            refuse(
+                "no bpf_iter_task_new in this kernel".into(),
+                "kernel 6.7 or later",
+            );
             return Ok(None);
         }
         if matches!(rung.target, Target::TpBtf(_)) && !self.kernel.mark_has_task() {
@@ -166,7 +223,7 @@ impl Ladder<'_> {
             return Ok(None);
         }
         if let Err(error) = self.load_decision(rung) {
-            refuse(reason_of(&error), remedy_of(rung.target));
+            refuse(reason_of(&error), rung.remedy());
             return Ok(None);
         }
         let mut hooks = Vec::new();
@@ -174,7 +231,10 @@ impl Ladder<'_> {
         if matches!(rung.hook, DecisionHook::Fentry | DecisionHook::Kprobe) {
             let victims = self.victims(rung.hook);
             if victims.rung.is_none() {
-                let why = victims.refused.first().map(|refusal| refusal.reason.clone());
+                let why = victims
+                    .refused
+                    .first()
+                    .map(|refusal| refusal.reason.clone());
                 refuse(
                     format!("victims would go unseen: {}", why.unwrap_or_default()),
                     "",
@@ -205,7 +265,12 @@ impl Ladder<'_> {
         let cost = decision_cost(rung);
         hooks.insert(
             0,
-            Hook { moment: "decision", rung: Some(name.clone()), refused: refused.clone(), cost },
+            Hook {
+                moment: "decision",
+                rung: Some(name.clone()),
+                refused: refused.clone(),
+                cost,
+            },
         );
         Ok(Some(Attached { hooks, sees_close }))
     }
@@ -225,7 +290,11 @@ impl Ladder<'_> {
     fn victims(&mut self, hook: DecisionHook) -> Hook {
         let fentry = ("victim_fentry", Target::Fentry("mark_oom_victim"));
         let kprobe = ("victim_kprobe", Target::Kprobe("mark_oom_victim"));
-        self.first_of("victims", "no victim but the chosen one is known", pick(hook, fentry, kprobe))
+        self.first_of(
+            "victims",
+            "no victim but the chosen one is known",
+            pick(hook, fentry, kprobe),
+        )
     }
 
     fn kill(&mut self, hook: DecisionHook) -> Hook {
@@ -269,14 +338,24 @@ impl Ladder<'_> {
             moment: "kernel score",
             rung: complete.then(|| "fexit oom_badness".into()),
             refused,
-            cost: if complete { String::new() } else { "scores are recomputed only".into() },
+            cost: if complete {
+                String::new()
+            } else {
+                "scores are recomputed only".into()
+            },
         }
     }
 
     fn reclaim(&mut self) -> Hook {
         let parts = [
-            ("reclaim_memcg", Target::RawTp("mm_vmscan_memcg_reclaim_begin")),
-            ("reclaim_direct", Target::RawTp("mm_vmscan_direct_reclaim_begin")),
+            (
+                "reclaim_memcg",
+                Target::RawTp("mm_vmscan_memcg_reclaim_begin"),
+            ),
+            (
+                "reclaim_direct",
+                Target::RawTp("mm_vmscan_direct_reclaim_begin"),
+            ),
         ];
         let mut refused = Vec::new();
         for (program, target) in parts {
@@ -285,21 +364,31 @@ impl Ladder<'_> {
             }
         }
         if let Err(error) = self.reclaim_end() {
-            refused.push(refusal(Target::RawTp("mm_vmscan_memcg_reclaim_end"), &error));
+            refused.push(refusal(
+                Target::RawTp("mm_vmscan_memcg_reclaim_end"),
+                &error,
+            ));
         }
         let complete = refused.is_empty();
         Hook {
             moment: "reclaim",
             rung: complete.then(|| "raw_tp mm_vmscan_*_reclaim_*".into()),
             refused,
-            cost: if complete { String::new() } else { "gfp and order may be unknown".into() },
+            cost: if complete {
+                String::new()
+            } else {
+                "gfp and order may be unknown".into()
+            },
         }
     }
 
     /// One program for both ends.
     fn reclaim_end(&mut self) -> Result<(), ProgramError> {
-        let program: &mut RawTracePoint =
-            self.ebpf.program_mut("reclaim_end").ok_or(missing())?.try_into()?;
+        let program: &mut RawTracePoint = self
+            .ebpf
+            .program_mut("reclaim_end")
+            .ok_or(missing())?
+            .try_into()?;
         program.load()?;
         program.attach("mm_vmscan_memcg_reclaim_end")?;
         program.attach("mm_vmscan_direct_reclaim_end")?;
@@ -318,12 +407,22 @@ impl Ladder<'_> {
             match self.load_and_attach(program, target) {
                 Ok(()) => {
                     let rung = Some(target.name());
-                    return Hook { moment, rung, refused, cost: String::new() };
+                    return Hook {
+                        moment,
+                        rung,
+                        refused,
+                        cost: String::new(),
+                    };
                 }
                 Err(error) => refused.push(refusal(target, &error)),
             }
         }
-        Hook { moment, rung: None, refused, cost: cost.into() }
+        Hook {
+            moment,
+            rung: None,
+            refused,
+            cost: cost.into(),
+        }
     }
 
     fn load_and_attach(&mut self, program: &str, target: Target) -> Result<(), ProgramError> {
@@ -351,11 +450,13 @@ impl Ladder<'_> {
         match target {
             Target::Fentry(_) => <&mut FEntry>::try_from(program)?.attach().map(drop),
             Target::Fexit(_) => <&mut FExit>::try_from(program)?.attach().map(drop),
-            Target::Kprobe(function) => {
-                <&mut KProbe>::try_from(program)?.attach(function, 0).map(drop)
-            }
+            Target::Kprobe(function) => <&mut KProbe>::try_from(program)?
+                .attach(function, 0)
+                .map(drop),
             Target::TpBtf(_) => <&mut BtfTracePoint>::try_from(program)?.attach().map(drop),
-            Target::RawTp(event) => <&mut RawTracePoint>::try_from(program)?.attach(event).map(drop),
+            Target::RawTp(event) => <&mut RawTracePoint>::try_from(program)?
+                .attach(event)
+                .map(drop),
         }
     }
 
@@ -388,14 +489,18 @@ pub(super) fn set(ebpf: &mut Ebpf, slot: u32, value: u64) -> Result<()> {
 
 /// The same kind of hook first, the other as a fallback.
 fn pick<T>(hook: DecisionHook, typed: T, probe: T) -> [T; 2] {
-    if hook == DecisionHook::Kprobe { [probe, typed] } else { [typed, probe] }
+    if hook == DecisionHook::Kprobe {
+        [probe, typed]
+    } else {
+        [typed, probe]
+    }
 }
 
 fn decision_cost(rung: Rung) -> String {
     match rung.hook {
         DecisionHook::Fentry | DecisionHook::Kprobe => match rung.walk {
             Walk::Iterator | Walk::Loop => String::new(),
-            Walk::Steps(_) => "snapshots stop at some 32,000 processes".into(),
+            Walk::Steps(_) => "snapshots stop at some 120,000 processes".into(),
         },
         DecisionHook::TpBtf | DecisionHook::RawTp => "the snapshot comes after the kernel's report, \
             without oom_control: scope, gfp and order are inferred, the kernel's own score is unknown"
@@ -404,13 +509,20 @@ fn decision_cost(rung: Rung) -> String {
 }
 
 fn refusal(target: Target, error: &ProgramError) -> Refusal {
-    Refusal { rung: target.name(), reason: reason_of(error), remedy: remedy_of(target).into() }
+    Refusal {
+        rung: target.name(),
+        reason: reason_of(error),
+        remedy: remedy_of(target).into(),
+    }
 }
 
 /// The kernel's answer in one line.
 fn reason_of(error: &ProgramError) -> String {
     match error {
-        ProgramError::LoadError { io_error, verifier_log } => {
+        ProgramError::LoadError {
+            io_error,
+            verifier_log,
+        } => {
             let log = verifier_log.to_string();
             let line = log.lines().rev().find(|line| {
                 let line = line.trim();

@@ -46,7 +46,10 @@ pub(super) struct Member {
 impl Btf {
     /// Reads a BTF file and indexes the names in `wanted`.
     pub(super) fn open(path: &Path, wanted: impl Iterator<Item = &'static str>) -> Result<Self> {
-        let data = fs::read(path).map_err(|source| Error::Io { path: path.into(), source })?;
+        let data = fs::read(path).map_err(|source| Error::Io {
+            path: path.into(),
+            source,
+        })?;
         Self::parse(data, wanted).ok_or_else(|| Error::KernelLacks {
             what: format!("readable type information in {}", path.display()),
             remedy: "the file is damaged or of a newer format".into(),
@@ -65,8 +68,9 @@ impl Btf {
         if end > data.len() || strings > data.len() {
             return None;
         }
-        let mut wanted: HashMap<Vec<u8>, Vec<u32>> =
-            wanted.map(|name| (name.as_bytes().to_vec(), Vec::new())).collect();
+        let mut wanted: HashMap<Vec<u8>, Vec<u32>> = wanted
+            .map(|name| (name.as_bytes().to_vec(), Vec::new()))
+            .collect();
         let mut types = Vec::with_capacity((end - first) / 36);
         types.push(0);
         let mut at = first;
@@ -82,17 +86,28 @@ impl Btf {
             }
             at += 12 + body_size(info)?;
         }
-        Some(Self { data, strings, types, wanted })
+        Some(Self {
+            data,
+            strings,
+            types,
+            wanted,
+        })
     }
 
     /// Where a member is. `path` goes through named members, separated by dots; anonymous structs and
     /// unions on the way need no mention.
     pub(super) fn member(&self, name: &str, path: &str) -> Option<Member> {
         self.ids(name, KIND_STRUCT).find_map(|id| {
-            let mut found = Member { offset: 0, type_id: id };
+            let mut found = Member {
+                offset: 0,
+                type_id: id,
+            };
             for step in path.split('.') {
                 let next = self.member_of(self.resolve(found.type_id)?, step)?;
-                found = Member { offset: found.offset + next.offset, type_id: next.type_id };
+                found = Member {
+                    offset: found.offset + next.offset,
+                    type_id: next.type_id,
+                };
             }
             Some(found)
         })
@@ -157,7 +172,10 @@ impl Btf {
             .map(|i| {
                 let name = self.word(at + 12 + 8 * i)?;
                 let text = text_at(&self.data, self.strings + name as usize)?;
-                Some((String::from_utf8_lossy(text).into_owned(), self.word(at + 16 + 8 * i)?))
+                Some((
+                    String::from_utf8_lossy(text).into_owned(),
+                    self.word(at + 16 + 8 * i)?,
+                ))
             })
             .collect()
     }
@@ -214,13 +232,19 @@ impl Btf {
         let bitfields = info >> 31 != 0;
         for i in 0..(info & 0xffff) as usize {
             let entry = at + 12 + 12 * i;
-            let (name_at, type_id, bits) =
-                (self.word(entry)?, self.word(entry + 4)?, self.word(entry + 8)?);
+            let (name_at, type_id, bits) = (
+                self.word(entry)?,
+                self.word(entry + 4)?,
+                self.word(entry + 8)?,
+            );
             let bits = if bitfields { bits & 0x00ff_ffff } else { bits };
             let offset = bits / 8;
             if name_at == 0 {
                 if let Some(inner) = self.member_of(self.resolve(type_id)?, name) {
-                    return Some(Member { offset: offset + inner.offset, ..inner });
+                    return Some(Member {
+                        offset: offset + inner.offset,
+                        ..inner
+                    });
                 }
             } else if text_at(&self.data, self.strings + name_at as usize)? == name.as_bytes() {
                 return Some(Member { offset, type_id });
@@ -264,7 +288,9 @@ impl Btf {
     }
 
     fn word(&self, at: usize) -> Option<u32> {
-        Some(u32::from_ne_bytes(self.data.get(at..at + 4)?.try_into().ok()?))
+        Some(u32::from_ne_bytes(
+            self.data.get(at..at + 4)?.try_into().ok()?,
+        ))
     }
 }
 
@@ -284,8 +310,8 @@ fn body_size(info: u32) -> Option<usize> {
         14 => 4,          // BTF_KIND_VAR
         15 => 12 * count, // BTF_KIND_DATASEC
         17 => 4,          // BTF_KIND_DECL_TAG
-        KIND_PTR | 7 | KIND_TYPEDEF | KIND_VOLATILE | KIND_CONST | KIND_RESTRICT | KIND_FUNC | 16
-        | KIND_TYPE_TAG => 0,
+        KIND_PTR | 7 | KIND_TYPEDEF | KIND_VOLATILE | KIND_CONST | KIND_RESTRICT | KIND_FUNC
+        | 16 | KIND_TYPE_TAG => 0,
         _ => return None,
     })
 }

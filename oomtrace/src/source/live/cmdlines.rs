@@ -31,7 +31,10 @@ impl Cmdlines {
             .name("cmdlines".into())
             .stack_size(128 << 10)
             .spawn(move || send.send(read_all()));
-        Self { known: HashMap::new(), scan: started.is_ok().then_some(scan) }
+        Self {
+            known: HashMap::new(),
+            scan: started.is_ok().then_some(scan),
+        }
     }
 
     /// Reads none, ever.
@@ -56,9 +59,14 @@ impl Cmdlines {
 fn read_all() -> HashMap<Key, Text> {
     let mut all = HashMap::new();
     let mut bytes = 0;
-    let Ok(entries) = fs::read_dir("/proc") else { return all };
+    let Ok(entries) = fs::read_dir("/proc") else {
+        return all;
+    };
     for entry in entries.flatten() {
-        let pid = entry.file_name().to_str().and_then(|name| name.parse().ok());
+        let pid = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse().ok());
         if let Some((key, text)) = pid.and_then(read) {
             bytes += text.as_bytes().len();
             all.insert(key, text);

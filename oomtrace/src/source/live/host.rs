@@ -13,7 +13,11 @@ pub(super) fn read() -> Result<Host> {
     let meminfo = read_file("/proc/meminfo")?;
     Ok(Host {
         hostname: Some(Text::new(names.nodename().to_bytes())),
-        boot_id: Some(read_file("/proc/sys/kernel/random/boot_id")?.trim().to_owned()),
+        boot_id: Some(
+            read_file("/proc/sys/kernel/random/boot_id")?
+                .trim()
+                .to_owned(),
+        ),
         kernel: Some(Text::new(names.release().to_bytes())),
         arch: Some(names.machine().to_string_lossy().into_owned()),
         page_size: Some(rustix::param::page_size() as u64),
@@ -27,7 +31,9 @@ pub(super) fn read() -> Result<Host> {
 pub(super) fn wall_minus_boot_ns() -> i64 {
     let ns = |id| {
         let time = rustix::time::clock_gettime(id);
-        time.tv_sec.saturating_mul(1_000_000_000).saturating_add(time.tv_nsec)
+        time.tv_sec
+            .saturating_mul(1_000_000_000)
+            .saturating_add(time.tv_nsec)
     };
     ns(rustix::time::ClockId::Realtime).saturating_sub(ns(rustix::time::ClockId::Boottime))
 }
@@ -35,13 +41,17 @@ pub(super) fn wall_minus_boot_ns() -> i64 {
 /// Effective capabilities of this process, from `/proc/self/status`.
 pub(super) fn capabilities() -> Option<u64> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapEff:"))?;
     u64::from_str_radix(line.trim(), 16).ok()
 }
 
 fn read_file(path: &str) -> Result<String> {
-    fs::read_to_string(path)
-        .map_err(|source| Error::Io { path: Path::new(path).to_owned(), source })
+    fs::read_to_string(path).map_err(|source| Error::Io {
+        path: Path::new(path).to_owned(),
+        source,
+    })
 }
 
 fn meminfo_bytes(meminfo: &str, key: &str) -> Option<u64> {

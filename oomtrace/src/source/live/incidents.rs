@@ -29,7 +29,11 @@ struct Open {
 
 impl Incidents {
     pub(super) fn new(sees_close: bool) -> Self {
-        Self { sees_close, open: BTreeMap::new(), newest: 0 }
+        Self {
+            sees_close,
+            open: BTreeMap::new(),
+            newest: 0,
+        }
     }
 
     /// Takes one record.
@@ -42,7 +46,10 @@ impl Incidents {
         }
         self.newest = self.newest.max(number);
         let open = self.open.entry(number).or_insert_with(|| Open {
-            parts: Parts { number, ..Parts::default() },
+            parts: Parts {
+                number,
+                ..Parts::default()
+            },
             touched: now,
         });
         open.touched = now;
@@ -65,17 +72,26 @@ impl Incidents {
             .filter(|(number, open)| self.due(**number, open).is_none_or(|due| due <= now))
             .map(|(&number, _)| number)
             .collect();
-        ready.into_iter().filter_map(|number| Some(self.open.remove(&number)?.parts)).collect()
+        ready
+            .into_iter()
+            .filter_map(|number| Some(self.open.remove(&number)?.parts))
+            .collect()
     }
 
     /// Removes everything.
     pub(super) fn take_all(&mut self) -> Vec<Parts> {
-        std::mem::take(&mut self.open).into_values().map(|open| open.parts).collect()
+        std::mem::take(&mut self.open)
+            .into_values()
+            .map(|open| open.parts)
+            .collect()
     }
 
     /// When to look again without having been woken.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        self.open.iter().filter_map(|(&number, open)| self.due(number, open)).min()
+        self.open
+            .iter()
+            .filter_map(|(&number, open)| self.due(number, open))
+            .min()
     }
 
     /// When an incident counts as complete; `None` is now.

@@ -59,9 +59,10 @@ impl Kernel {
         if !path.exists() {
             return Err(Error::KernelLacks {
                 what: format!("type information ({BTF_PATH})"),
-                remedy: "it takes a kernel built with CONFIG_DEBUG_INFO_BTF=y, as most distributions \
+                remedy:
+                    "it takes a kernel built with CONFIG_DEBUG_INFO_BTF=y, as most distributions \
                          have shipped since 2020"
-                    .into(),
+                        .into(),
             });
         }
         let structs = LAYOUT.iter().filter_map(|entry| match entry.source {
@@ -113,7 +114,8 @@ fn layout_of(btf: &Btf) -> Result<[u32; layout::COUNT]> {
             None if entry.required => {
                 return Err(Error::KernelLacks {
                     what: format!("{} ({:?})", entry.name, entry.source),
-                    remedy: "this kernel is older or more unusual than any this version knows".into(),
+                    remedy: "this kernel is older or more unusual than any this version knows"
+                        .into(),
                 });
             }
             None => {}
@@ -127,9 +129,9 @@ fn derive(btf: &Btf, what: &str) -> Option<u32> {
     let plain = || btf.member("mm_struct", "rss_stat.count");
     let percpu = || btf.member("mm_struct", "rss_stat");
     match what {
-        "mm_rss" => plain().map(|member| member.offset).or_else(|| {
-            Some(percpu()?.offset + btf.member("percpu_counter", "count")?.offset)
-        }),
+        "mm_rss" => plain()
+            .map(|member| member.offset)
+            .or_else(|| Some(percpu()?.offset + btf.member("percpu_counter", "count")?.offset)),
         "mm_rss_stride" => match plain() {
             Some(member) => btf.size(btf.element_type(member.type_id)?),
             None => btf.size_of("percpu_counter"),
@@ -138,7 +140,9 @@ fn derive(btf: &Btf, what: &str) -> Option<u32> {
             Some(_) => None,
             None => {
                 let count = btf.member("percpu_counter", "count")?.offset;
-                btf.member("percpu_counter", "counters")?.offset.checked_sub(count)
+                btf.member("percpu_counter", "counters")?
+                    .offset
+                    .checked_sub(count)
             }
         },
         "css_set_memory" => {
@@ -155,7 +159,11 @@ fn derive(btf: &Btf, what: &str) -> Option<u32> {
 }
 
 fn major_version(release: &str) -> u32 {
-    release.split('.').next().and_then(|major| major.parse().ok()).unwrap_or(0)
+    release
+        .split('.')
+        .next()
+        .and_then(|major| major.parse().ok())
+        .unwrap_or(0)
 }
 
 fn first_is_pointer(btf: &Btf, name: &str) -> bool {
@@ -171,7 +179,10 @@ fn reclaim_takes_gfp_first(btf: &Btf) -> bool {
 }
 
 fn kfuncs(btf: &Btf) -> Option<Vec<(u32, u32)>> {
-    kfunc::ALL.iter().map(|&(number, name)| Some((number, btf.function(name)?))).collect()
+    kfunc::ALL
+        .iter()
+        .map(|&(number, name)| Some((number, btf.function(name)?)))
+        .collect()
 }
 
 fn memcg_events(btf: &Btf) -> Vec<String> {
@@ -188,7 +199,10 @@ fn memcg_events(btf: &Btf) -> Vec<String> {
 /// bits had not moved since v5.9.
 fn gfp_bits(btf: &Btf) -> Vec<(u32, String)> {
     let Some(bits) = btf.enum_with("___GFP_DMA_BIT") else {
-        return OLD_GFP_BITS.iter().map(|&(bit, name)| (1 << bit, name.to_owned())).collect();
+        return OLD_GFP_BITS
+            .iter()
+            .map(|&(bit, name)| (1 << bit, name.to_owned()))
+            .collect();
     };
     bits.into_iter()
         .filter_map(|(name, bit)| {

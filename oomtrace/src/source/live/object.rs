@@ -23,7 +23,9 @@ const PSEUDO_KFUNC: u8 = 2 << 4;
 /// rustc nor the loader can name one. An instruction is eight bytes and sections are aligned to eight,
 /// so the calls can be found without reading the file's structure.
 pub(super) fn with_kfuncs(kfuncs: Option<&[(u32, u32)]>) -> Result<Cow<'static, [u8]>> {
-    let Some(kfuncs) = kfuncs else { return Ok(Cow::Borrowed(OBJECT)) };
+    let Some(kfuncs) = kfuncs else {
+        return Ok(Cow::Borrowed(OBJECT));
+    };
     let mut object = OBJECT.to_vec();
     let mut calls = 0;
     for insn in object.chunks_exact_mut(8) {

@@ -20,8 +20,11 @@ pub(super) struct Symbols {
 impl Symbols {
     /// Names of `addresses`; those without one are left out.
     pub(super) fn resolve(&mut self, addresses: &[u64]) -> HashMap<u64, Frame> {
-        let mut unknown: Vec<u64> =
-            addresses.iter().copied().filter(|address| !self.known.contains_key(address)).collect();
+        let mut unknown: Vec<u64> = addresses
+            .iter()
+            .copied()
+            .filter(|address| !self.known.contains_key(address))
+            .collect();
         unknown.sort_unstable();
         unknown.dedup();
         if !unknown.is_empty() {
@@ -59,7 +62,14 @@ impl Symbols {
             // Farther away it is memory that no symbol covers, such as a module's or a program's.
             if let Some((start, symbol)) = nearest.filter(|(start, _)| addr - start < 1 << 20) {
                 let offset = Some(addr - start);
-                self.known.insert(addr, Frame { addr, symbol: Some(symbol), offset });
+                self.known.insert(
+                    addr,
+                    Frame {
+                        addr,
+                        symbol: Some(symbol),
+                        offset,
+                    },
+                );
             }
         }
     }
@@ -82,7 +92,9 @@ pub(super) fn addresses(names: &[&'static str]) -> HashMap<&'static str, u64> {
 /// Calls `visit` with address, kind and name of each symbol. Addresses are zero without the right to
 /// see them (`kernel.kptr_restrict`).
 fn each_symbol(mut visit: impl FnMut(u64, u8, &str)) {
-    let Ok(file) = File::open(KALLSYMS) else { return };
+    let Ok(file) = File::open(KALLSYMS) else {
+        return;
+    };
     let mut reader = BufReader::with_capacity(64 << 10, file);
     let mut line = String::new();
     loop {
