@@ -54,13 +54,15 @@ pub(crate) fn compare(incident: &Incident, report: &Report, terms: Terms) -> Tal
         incident,
         report,
         terms,
-        weak: decision_rung(incident).contains("mark_victim"),
+        weak: is_weak(incident),
     };
     let mut tally = Tally::default();
     comparison.rows(&mut tally);
     comparison.scores(&mut tally);
     match &report.header {
         Some(header) => comparison.header(&mut tally, header),
+        // The log lost the beginning.
+        None if terms.partial => {}
         None => tally
             .off
             .push("the kernel's report has no header".to_owned()),
@@ -84,6 +86,11 @@ pub(crate) fn decision_rung(incident: &Incident) -> &str {
         .map_or("", String::as_str)
 }
 
+/// Whether that hook sees no `oom_control`: what only that holds may be absent, though never wrong.
+pub(crate) fn is_weak(incident: &Incident) -> bool {
+    decision_rung(incident).contains("mark_victim")
+}
+
 /// Whether the kernel lists this candidate: it is within reach and still has memory.
 pub(crate) fn is_listed(candidate: &Candidate) -> bool {
     use SkipReason::{AlreadyReaped, AlreadyVictim, Protected, Vfork};
@@ -98,7 +105,6 @@ struct Comparison<'a> {
     incident: &'a Incident,
     report: &'a Report,
     terms: Terms,
-    /// The hook sees no `oom_control`; what only that holds may be absent, though never wrong.
     weak: bool,
 }
 

@@ -3,12 +3,15 @@
 use std::{
     ffi::{OsStr, OsString},
     io::{BufRead, BufReader, Write},
-    os::unix::ffi::OsStrExt,
+    os::{fd::AsRawFd, unix::ffi::OsStrExt},
     path::Path,
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
 };
 
 use anyhow::{Context, ensure};
+
+/// Thousands of forks under emulation take their time.
+const PATIENCE_MS: libc::c_int = 90_000;
 
 /// A workload to be.
 pub(crate) struct Job {
@@ -105,6 +108,14 @@ impl Worker {
     fn word(&mut self) -> anyhow::Result<String> {
         let mut line = String::new();
         let stdout = self.stdout.as_mut().context("stdout of a workload")?;
+        let mut poll = libc::pollfd {
+            fd: stdout.get_ref().as_raw_fd(),
+            events: libc::POLLIN,
+            revents: 0,
+        };
+        // SAFETY: one valid pollfd, whose descriptor `stdout` keeps open.
+        let said = unsafe { libc::poll(&mut poll, 1, PATIENCE_MS) };
+        ensure!(said == 1, "a workload is not ready after {PATIENCE_MS} ms");
         stdout
             .read_line(&mut line)
             .context("listen to a workload")?;

@@ -18,6 +18,7 @@ use crate::{
     cgroup::Hierarchy,
     context::{Context, Skip, Verdict},
     harness::{Outcome, line, run},
+    kmsg,
     scenarios::{Place, SCENARIOS, Scenario},
 };
 
@@ -54,6 +55,9 @@ pub(crate) fn main() -> ! {
             run(|| run_scenario(scenario.context("no such scenario")?).map(Some)),
         );
         reap();
+    }
+    if let Err(error) = tell_disasters() {
+        line(&format!("@@ fail kernel-log {error:#}"));
     }
     line("@@ end");
     power_off()
@@ -97,7 +101,8 @@ fn mount_basics() -> anyhow::Result<()> {
     mount("tmpfs", "/tmp", "tmpfs", "")?;
     mount("tracefs", "/sys/kernel/tracing", "tracefs", "")?;
     // The dump of the OOM killer would take seconds on a serial line, and then hold up the kill.
-    fs::write("/proc/sys/kernel/printk", "1 4 1 7").context("printk")?;
+    // Errors are few, and may be the last that is heard of this kernel.
+    fs::write("/proc/sys/kernel/printk", "4 4 1 7").context("printk")?;
     fs::write("/proc/sys/kernel/printk_ratelimit", "0").context("printk_ratelimit")?;
     Ok(())
 }
@@ -141,6 +146,18 @@ fn mount(source: &str, target: &str, kind: &str, data: &str) -> anyhow::Result<(
         "mount {target}: {}",
         std::io::Error::last_os_error()
     );
+    Ok(())
+}
+
+/// Repeats what the console was too quiet for, so that whoever listens can judge this kernel.
+fn tell_disasters() -> anyhow::Result<()> {
+    const WORDS: [&str; 4] = ["WARNING:", "BUG:", "rcu: INFO", "blocked for more than"];
+    for text in kmsg::history()? {
+        let text = String::from_utf8_lossy(&text);
+        if WORDS.iter().any(|word| text.contains(word)) {
+            line(&text);
+        }
+    }
     Ok(())
 }
 

@@ -31,13 +31,10 @@ struct Shared {
 impl Kmsg {
     /// Begins with the next record.
     pub(crate) fn follow() -> anyhow::Result<Self> {
-        let mut file = File::options()
-            .read(true)
-            .custom_flags(libc::O_NONBLOCK)
-            .open("/dev/kmsg")
-            .context("open /dev/kmsg")?;
+        let mut file = open()?;
         // What is lost shows in the sequence numbers, so the last one before must be known.
-        let expected = last(&mut file).map(|sequence| sequence + 1);
+        let mut expected = None;
+        drain(&mut file, |sequence, _| expected = Some(sequence + 1));
         let shared = Arc::new(Shared::default());
         let thread = {
             let shared = Arc::clone(&shared);
@@ -78,15 +75,33 @@ impl Drop for Kmsg {
     }
 }
 
-/// Reads all there is and returns the last sequence number.
-fn last(file: &mut File) -> Option<u64> {
+/// Texts of all records that the log still holds.
+pub(crate) fn history() -> anyhow::Result<Vec<Vec<u8>>> {
+    let mut all = Vec::new();
+    drain(&mut open()?, |_, text| all.push(text));
+    Ok(all)
+}
+
+fn open() -> anyhow::Result<File> {
+    File::options()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open("/dev/kmsg")
+        .context("open /dev/kmsg")
+}
+
+/// Reads all there is.
+fn drain(file: &mut File, mut take: impl FnMut(u64, Vec<u8>)) {
     let mut buffer = vec![0; 16 << 10];
-    let mut last = None;
     loop {
         match file.read(&mut buffer) {
-            Ok(n) => last = record(&buffer[..n]).map(|(sequence, _)| sequence).or(last),
+            Ok(n) => {
+                if let Some((sequence, text)) = record(&buffer[..n]) {
+                    take(sequence, text);
+                }
+            }
             Err(error) if error.raw_os_error() == Some(libc::EPIPE) => {}
-            Err(_) => return last,
+            Err(_) => return,
         }
     }
 }

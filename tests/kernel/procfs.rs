@@ -43,10 +43,21 @@ impl Process {
             ppid: field(4)?.parse()?,
             start_ticks: field(22)?.parse()?,
             is_kernel_thread: field(9)?.parse::<u64>()? & PF_KTHREAD != 0,
-            cgroup: memory_cgroup(&file("cgroup")?).unwrap_or_default(),
+            // A dead leader has none of its own any more; its threads still have theirs.
+            cgroup: match field(3)? {
+                "Z" => live_thread_cgroup(pid).unwrap_or_default(),
+                _ => memory_cgroup(&file("cgroup")?).unwrap_or_default(),
+            },
             cmdline,
         })
     }
+}
+
+fn live_thread_cgroup(pid: u32) -> Option<Vec<u8>> {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).ok()?.flatten();
+    let others = threads.filter(|thread| thread.file_name().to_str() != Some(&pid.to_string()));
+    let mut texts = others.filter_map(|thread| fs::read(thread.path().join("cgroup")).ok());
+    memory_cgroup(&texts.next()?)
 }
 
 /// The path in `4:memory:/path` where v1 has the controller, else in `0::/path`.

@@ -11,7 +11,7 @@ use oomtrace::incident::{Candidate, Incident, Role};
 
 use crate::{
     cgroup::{self, Scratch},
-    compare::{Tally, Terms, compare, decision_rung, is_listed},
+    compare::{Tally, Terms, compare, decision_rung, is_listed, is_weak},
     context::{Context, RateLimited, Skip, Verdict},
     kmsg::Kmsg,
     procfs::{self, Process},
@@ -222,9 +222,15 @@ impl Seen<'_> {
         let due: BTreeSet<_> = victims.iter().copied().collect();
         tally.same("processes killed", died, due);
         more(&mut tally)?;
-        tally.holds(
-            format!("gaps: {:?}", self.incident.gaps),
+        // A weak hook must say what it cannot see. Nothing else may be missing.
+        let weak = is_weak(&self.incident);
+        for gap in &self.incident.gaps {
+            tally.holds(format!("{gap:?}"), weak && gap.what == "oom_control");
+        }
+        tally.same(
+            "says what it cannot see",
             self.incident.is_complete(),
+            !weak,
         );
         let rung = decision_rung(&self.incident).to_owned();
         tally.holds(
@@ -276,8 +282,9 @@ impl Seen<'_> {
             let ticks = candidate.start_boot_ns.map(|ns| ns / 10_000_000);
             tally.same(format!("start of {pid}"), ticks, Some(process.start_ticks));
             let cgroup = candidate.cgroup.and_then(|id| self.incident.cgroup(id));
-            let path = cgroup.map(|cgroup| cgroup.path.as_bytes());
-            tally.same(format!("cgroup of {pid}"), path, Some(&process.cgroup[..]));
+            let path = cgroup.map(|cgroup| cgroup.path.as_bytes().escape_ascii().to_string());
+            let theirs = process.cgroup.escape_ascii().to_string();
+            tally.same(format!("cgroup of {pid}"), path, Some(theirs));
             // A fork that nobody saw has none; a wrong one would be worse.
             if let Some(cmdline) = &candidate.cmdline {
                 let what = format!("command line of {pid}");
