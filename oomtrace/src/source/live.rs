@@ -7,8 +7,8 @@ use std::{
 };
 
 use aya::{
-    Btf, Ebpf, EbpfError, EbpfLoader,
-    maps::{Array, MapData, MapError, RingBuf},
+    Ebpf, EbpfError, EbpfLoader,
+    maps::{Array, Map, MapData, MapError, RingBuf},
 };
 use oomtrace_ebpf::{
     event::{self, counter},
@@ -130,8 +130,11 @@ pub struct Counters {
 pub struct Tracer {
     session: Session,
     hooks: Vec<Hook>,
-    /// Keeps the programs attached.
-    ebpf: Ebpf,
+    /// Keep the programs attached.
+    _links: Vec<attach::Link>,
+    /// Holds the programs that a walk continues with, for as long as it is open.
+    _steps: Option<Map>,
+    counters: Array<MapData, u64>,
     events: RingBuf<MapData>,
     rows: RingBuf<MapData>,
     waker: Option<AsyncFd<OwnedFd>>,
@@ -156,8 +159,7 @@ impl Tracer {
             .unwrap_or_default();
         let kernel = Kernel::read(&release, host.cpus.unwrap_or(1))?;
         let object = object::with_kfuncs(kernel.kfuncs.as_deref())?;
-        let btf = Btf::from_sys_fs().map_err(|error| bpf("read the kernel's types", error))?;
-        let mut ebpf = load(&object, &btf, &kernel, options)?;
+        let mut ebpf = load(&object, &kernel, options)?;
         if kernel.scores_exact {
             // Without the table the scores would be off from the first kill on.
             point_out_addresses(
@@ -165,10 +167,12 @@ impl Tracer {
                 &symbols::addresses(&ADDRESSES.map(|(name, _)| name)),
             )?;
         }
-        let attached = attach::attach(&mut ebpf, &btf, &kernel, options)?;
-        drop(btf);
+        let attached = attach::attach(&mut ebpf, &kernel.attach_types()?, &kernel, options)?;
         let events = ring(&mut ebpf, "EVENTS")?;
         let rows = ring(&mut ebpf, "ROWS")?;
+        let counters = ebpf
+            .take_map("COUNTERS")
+            .ok_or_else(|| no_map("COUNTERS"))?;
         let rungs = attached
             .hooks
             .iter()
@@ -185,7 +189,9 @@ impl Tracer {
         Ok(Self {
             session,
             hooks: attached.hooks,
-            ebpf,
+            _links: attached.links,
+            _steps: ebpf.take_map("STEPS"),
+            counters: Array::try_from(counters).map_err(|error| bpf("open the counters", error))?,
             events,
             rows,
             waker: None,
@@ -271,15 +277,8 @@ impl Tracer {
     /// # Errors
     /// When the map cannot be read.
     pub fn counters(&self) -> Result<Counters> {
-        let map = self
-            .ebpf
-            .map("COUNTERS")
-            .ok_or_else(|| no_map("COUNTERS"))?;
-        let counters: Array<&MapData, u64> = map
-            .try_into()
-            .map_err(|error| bpf("read the counters", error))?;
         let read = |slot| {
-            counters
+            self.counters
                 .get(&slot, 0)
                 .map_err(|error| bpf("read the counters", error))
         };
@@ -389,13 +388,12 @@ fn worth_naming(parts: &Parts) -> Vec<(u32, u64)> {
     wanted
 }
 
-fn load(object: &[u8], btf: &Btf, kernel: &Kernel, options: &Options) -> Result<Ebpf> {
+fn load(object: &[u8], kernel: &Kernel, options: &Options) -> Result<Ebpf> {
     let mut config = kernel.config;
     config[config::MAX_ROWS] = u64::from(options.max_processes);
     config[config::MAX_NS] = u64::try_from(options.max_snapshot.as_nanos()).unwrap_or(u64::MAX);
     config[config::KERNEL_POINTS] = u64::from(options.kernel_scores);
     EbpfLoader::new()
-        .btf(Some(btf))
         .override_global("LAYOUT", &kernel.layout, true)
         .override_global("CONFIG", &config, true)
         .map_max_entries("EVENTS", options.reserved_ring_bytes)

@@ -1,7 +1,7 @@
 //! The command `oomtrace`: runs one subcommand, reports its error once, exits with its status.
 //!
 //! It is the library's first user and has no access to anything that is not public there.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod args;
 mod cgroup;
@@ -9,6 +9,7 @@ mod commands;
 mod doctor;
 mod enter;
 mod lookup;
+mod memory;
 mod output;
 mod signals;
 mod units;

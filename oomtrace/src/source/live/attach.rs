@@ -8,7 +8,11 @@ use std::path::Path;
 use aya::{
     Btf, Ebpf,
     maps::{Array, MapData, ProgramArray},
-    programs::{BtfTracePoint, FEntry, FExit, KProbe, ProgramError, RawTracePoint},
+    programs::{
+        BtfTracePoint, FEntry, FExit, KProbe, ProgramError, RawTracePoint, fentry::FEntryLink,
+        fexit::FExitLink, kprobe::KProbeLink, raw_trace_point::RawTracePointLink,
+        tp_btf::BtfTracePointLink,
+    },
 };
 use oomtrace_ebpf::layout::setting;
 
@@ -154,8 +158,20 @@ const fn rung(hook: DecisionHook, program: &'static str, target: Target, walk: W
     }
 }
 
+/// Keeps a program attached.
+#[expect(dead_code, reason = "held for what dropping it does")]
+pub(super) enum Link {
+    Fentry(FEntryLink),
+    Fexit(FExitLink),
+    Kprobe(KProbeLink),
+    TpBtf(BtfTracePointLink),
+    RawTp(RawTracePointLink),
+}
+
 /// The hooks in use.
 pub(super) struct Attached {
+    /// What keeps them so.
+    pub(super) links: Vec<Link>,
     /// For people, moment by moment.
     pub(super) hooks: Vec<Hook>,
     /// Whether the end of a decision is seen.
@@ -169,7 +185,12 @@ pub(super) fn attach(
     kernel: &Kernel,
     options: &Options,
 ) -> Result<Attached> {
-    let mut ladder = Ladder { ebpf, btf, kernel };
+    let mut ladder = Ladder {
+        ebpf,
+        btf,
+        kernel,
+        links: Vec::new(),
+    };
     let mut refused = Vec::new();
     for rung in DECISION {
         if !options.decision_hooks.contains(&rung.hook) {
@@ -192,6 +213,7 @@ struct Ladder<'a> {
     ebpf: &'a mut Ebpf,
     btf: &'a Btf,
     kernel: &'a Kernel,
+    links: Vec<Link>,
 }
 
 impl Ladder<'_> {
@@ -202,6 +224,8 @@ impl Ladder<'_> {
         options: &Options,
         refused: &mut Vec<Refusal>,
     ) -> Result<Option<Attached>> {
+        // What an earlier rung had attached before it failed.
+        self.links.clear();
         let name = format!("{} ({})", rung.target.name(), rung.walk.name());
         let mut refuse = |reason: String, remedy: &str| {
             refused.push(Refusal {
@@ -278,7 +302,11 @@ impl Ladder<'_> {
                 cost,
             },
         );
-        Ok(Some(Attached { hooks, sees_close }))
+        Ok(Some(Attached {
+            links: std::mem::take(&mut self.links),
+            hooks,
+            sees_close,
+        }))
     }
 
     fn load_decision(&mut self, rung: Rung) -> Result<(), ProgramError> {
@@ -390,14 +418,12 @@ impl Ladder<'_> {
 
     /// One program for both ends.
     fn reclaim_end(&mut self) -> Result<(), ProgramError> {
-        let program: &mut RawTracePoint = self
-            .ebpf
-            .program_mut("reclaim_end")
-            .ok_or(missing())?
-            .try_into()?;
-        program.load()?;
-        program.attach("mm_vmscan_memcg_reclaim_end")?;
-        program.attach("mm_vmscan_direct_reclaim_end")?;
+        for event in [
+            "mm_vmscan_memcg_reclaim_end",
+            "mm_vmscan_direct_reclaim_end",
+        ] {
+            self.load_and_attach("reclaim_end", Target::RawTp(event))?;
+        }
         Ok(())
     }
 
@@ -456,17 +482,35 @@ impl Ladder<'_> {
 
     fn attach_loaded(&mut self, name: &str, target: Target) -> Result<(), ProgramError> {
         let program = self.program_mut(name)?;
-        match target {
-            Target::Fentry(_) => <&mut FEntry>::try_from(program)?.attach().map(drop),
-            Target::Fexit(_) => <&mut FExit>::try_from(program)?.attach().map(drop),
-            Target::Kprobe(function) => <&mut KProbe>::try_from(program)?
-                .attach(function, 0)
-                .map(drop),
-            Target::TpBtf(_) => <&mut BtfTracePoint>::try_from(program)?.attach().map(drop),
-            Target::RawTp(event) => <&mut RawTracePoint>::try_from(program)?
-                .attach(event)
-                .map(drop),
-        }
+        let link = match target {
+            Target::Fentry(_) => {
+                let program = <&mut FEntry>::try_from(program)?;
+                let id = program.attach()?;
+                Link::Fentry(program.take_link(id)?)
+            }
+            Target::Fexit(_) => {
+                let program = <&mut FExit>::try_from(program)?;
+                let id = program.attach()?;
+                Link::Fexit(program.take_link(id)?)
+            }
+            Target::Kprobe(function) => {
+                let program = <&mut KProbe>::try_from(program)?;
+                let id = program.attach(function, 0)?;
+                Link::Kprobe(program.take_link(id)?)
+            }
+            Target::TpBtf(_) => {
+                let program = <&mut BtfTracePoint>::try_from(program)?;
+                let id = program.attach()?;
+                Link::TpBtf(program.take_link(id)?)
+            }
+            Target::RawTp(event) => {
+                let program = <&mut RawTracePoint>::try_from(program)?;
+                let id = program.attach(event)?;
+                Link::RawTp(program.take_link(id)?)
+            }
+        };
+        self.links.push(link);
+        Ok(())
     }
 
     fn program(&self, name: &str) -> Result<&aya::programs::Program, ProgramError> {

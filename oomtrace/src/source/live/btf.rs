@@ -190,13 +190,18 @@ impl Btf {
         self.ids(name, KIND_FUNC).next()
     }
 
+    /// Id of a typedef.
+    pub(super) fn typedef(&self, name: &str) -> Option<u32> {
+        self.ids(name, KIND_TYPEDEF).next()
+    }
+
     /// Type ids of the parameters of a function, or of the tracepoint whose typedef is
     /// `btf_trace_NAME` (without the leading context argument). 0 is a variadic tail.
     pub(super) fn parameters(&self, name: &str) -> Option<Vec<u32>> {
         if let Some(id) = self.function(name) {
             return self.proto(self.word(self.at(id)? + 8)?);
         }
-        let id = self.ids(name, KIND_TYPEDEF).next()?;
+        let id = self.typedef(name)?;
         let proto = self.resolve(id)?;
         let pointed = self.word(self.at(proto)? + 8)?;
         let mut parameters = self.proto(pointed)?;
@@ -297,6 +302,41 @@ impl Btf {
             self.data.get(at..at + 4)?.try_into().ok()?,
         ))
     }
+}
+
+/// A type to be found by name.
+#[derive(Clone, Copy)]
+pub(super) struct Named {
+    pub(super) name: &'static str,
+    pub(super) kind: u32,
+    pub(super) id: u32,
+}
+
+/// BTF that holds nothing but these types, each at its id; what lies between are pointers to `void`.
+pub(super) fn sparse(named: &[Named]) -> Vec<u8> {
+    const HEADER: u32 = 24;
+    let filler = [0, KIND_PTR << 24, 0];
+    let last = named.iter().map(|named| named.id).max().unwrap_or(0) as usize;
+    let mut types = vec![filler; last];
+    let mut strings = vec![0];
+    for named in named {
+        let at = strings.len() as u32;
+        types[named.id as usize - 1] = [at, named.kind << 24, 0];
+        strings.extend_from_slice(named.name.as_bytes());
+        strings.push(0);
+    }
+    let types_len = 12 * last as u32;
+    let mut bytes = Vec::with_capacity((HEADER + types_len) as usize + strings.len());
+    bytes.extend_from_slice(&0xeb9f_u16.to_ne_bytes());
+    bytes.extend_from_slice(&[1, 0]);
+    for word in [HEADER, 0, types_len, types_len, strings.len() as u32] {
+        bytes.extend_from_slice(&word.to_ne_bytes());
+    }
+    for word in types.iter().flatten() {
+        bytes.extend_from_slice(&word.to_ne_bytes());
+    }
+    bytes.extend_from_slice(&strings);
+    bytes
 }
 
 /// Kinds whose names are looked up.

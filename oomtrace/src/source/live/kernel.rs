@@ -6,25 +6,32 @@ use std::path::Path;
 
 use oomtrace_ebpf::layout::{self, ABSENT, LAYOUT, Source, config, kfunc};
 
-use super::btf::Btf;
+use super::btf::{self, Btf};
 use crate::error::{Error, Result};
 
 /// Where the kernel shows its types.
 pub(super) const BTF_PATH: &str = "/sys/kernel/btf/vmlinux";
 
-/// Functions and tracepoints whose prototypes matter, beside the structs of the layout.
-const NAMES: [&str; 16] = [
-    "css_set",
-    "page_counter",
-    "percpu_counter",
-    "cgroup_subsys_id",
-    "memcg_memory_event",
+/// Functions that programs attach to.
+const FUNCTIONS: [&str; 5] = [
     "oom_kill_process",
     "__oom_kill_process",
     "mark_oom_victim",
     "out_of_memory",
     "oom_badness",
-    "btf_trace_mark_victim",
+];
+
+/// The tracepoint that programs attach to by type.
+const TRACEPOINT: &str = "btf_trace_mark_victim";
+
+/// Functions and tracepoints whose prototypes matter, beside the structs of the layout.
+const NAMES: [&str; 11] = [
+    "css_set",
+    "page_counter",
+    "percpu_counter",
+    "cgroup_subsys_id",
+    "memcg_memory_event",
+    TRACEPOINT,
     "btf_trace_mm_vmscan_direct_reclaim_begin",
     "btf_trace_mm_vmscan_memcg_reclaim_begin",
     "bpf_rdonly_cast",
@@ -40,6 +47,8 @@ pub(super) struct Kernel {
     pub(super) config: [u64; config::COUNT],
     /// BTF ids of the kernel functions that the programs call, if the kernel has all of them.
     pub(super) kfuncs: Option<Vec<(u32, u32)>>,
+    /// Names and BTF ids of what programs attach to.
+    targets: Vec<btf::Named>,
     /// Whether the kernel scores by exact sums.
     pub(super) scores_exact: bool,
     /// `enum memcg_memory_event`, in order.
@@ -67,7 +76,7 @@ impl Kernel {
             Source::Offset(name, _) | Source::Size(name) => Some(name),
             Source::Derived(_) => None,
         });
-        let btf = Btf::open(path, structs.chain(NAMES))?;
+        let btf = Btf::open(path, structs.chain(NAMES).chain(FUNCTIONS))?;
         let layout = layout_of(&btf)?;
         // 5898aa8f9a0b "mm: use exact sums in oom_badness" (in v7.0) left no trace in BTF, so here
         // alone the release decides.
@@ -76,17 +85,30 @@ impl Kernel {
         let mut config = [0; config::COUNT];
         config[config::EXACT] = u64::from(scores_exact);
         config[config::CPUS] = u64::from(cpus);
-        config[config::MARK_HAS_TASK] = u64::from(first_is_pointer(&btf, "btf_trace_mark_victim"));
+        config[config::MARK_HAS_TASK] = u64::from(first_is_pointer(&btf, TRACEPOINT));
         config[config::RECLAIM_GFP_FIRST] = u64::from(reclaim_takes_gfp_first(&btf));
         Ok(Self {
             layout,
             config,
             kfuncs: kfuncs(&btf),
+            targets: targets(&btf),
             scores_exact,
             memcg_events: memcg_events(&btf),
             gfp_bits: gfp_bits(&btf),
             // Came with the end of that count, in v6.18.
             counts_v2_failures: btf.member("page_counter", "track_failcnt").is_none(),
+        })
+    }
+
+    /// The kernel's types as the loader wants them: it looks up the id of what a program attaches to.
+    ///
+    /// The loader's own way there is to read all hundred thousand types, which takes longer than all
+    /// the rest of arming. These have only the types that are looked up, each at its id.
+    pub(super) fn attach_types(&self) -> Result<aya::Btf> {
+        let bytes = btf::sparse(&self.targets);
+        aya::Btf::parse(&bytes, aya::Endianness::default()).map_err(|error| Error::Bpf {
+            what: "name what the programs attach to".into(),
+            source: Some(Box::new(error)),
         })
     }
 
@@ -181,6 +203,23 @@ fn kfuncs(btf: &Btf) -> Option<Vec<(u32, u32)>> {
     kfunc::ALL
         .iter()
         .map(|&(number, name)| Some((number, btf.function(name)?)))
+        .collect()
+}
+
+fn targets(btf: &Btf) -> Vec<btf::Named> {
+    let functions = FUNCTIONS
+        .iter()
+        .map(|&name| (name, btf::KIND_FUNC, btf.function(name)));
+    let tracepoint = (TRACEPOINT, btf::KIND_TYPEDEF, btf.typedef(TRACEPOINT));
+    functions
+        .chain([tracepoint])
+        .filter_map(|(name, kind, id)| {
+            Some(btf::Named {
+                name,
+                kind,
+                id: id?,
+            })
+        })
         .collect()
 }
 

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use super::{decision_rung, losses, runtime};
 use crate::{
     args::{Color, Watch},
+    memory,
     output::{self, Report},
     signals::Signals,
 };
@@ -22,6 +23,7 @@ async fn until_stopped(args: &Watch, color: Color) -> Result<u8> {
     let mut tracer = Tracer::start(&args.trace.options())?;
     let mut stop = Signals::listen(&[Signal::INT, Signal::TERM, Signal::HUP])?;
     output::say(format_args!("armed ({})", decision_rung(&tracer)));
+    memory::give_back();
 
     let deadline = args.duration.and_then(|d| Instant::now().checked_add(d));
     let mut left = args.count.unwrap_or(u64::MAX);
