@@ -63,10 +63,10 @@ pub const HOOK_TP_BTF: u32 = 3;
 /// [`Begin::hook`]: the tracepoint `oom:mark_victim`, raw.
 pub const HOOK_RAW_TP: u32 = 4;
 
-/// [`Begin::walk`]: the kernel's own task iterator, direct loads (since 6.7).
-pub const WALK_ITER: u32 = 1;
+/// [`Begin::walk`]: `bpf_loop` over the task list, direct loads (since 6.2).
+pub const WALK_DIRECT: u32 = 1;
 /// [`Begin::walk`]: `bpf_loop` over the task list, probe reads (since 5.17).
-pub const WALK_LOOP: u32 = 2;
+pub const WALK_PROBE: u32 = 2;
 /// [`Begin::walk`]: bounded loop with tail calls, probe reads (5.8 on).
 pub const WALK_TAIL: u32 = 3;
 
@@ -118,7 +118,7 @@ pub struct Begin {
     pub oom_score_adj: i32,
     /// `start_boottime` of its thread group leader; [`ABSENT_U64`].
     pub start_boot_ns: u64,
-    /// Id of its memory cgroup; [`ABSENT_U64`].
+    /// Id of its memory cgroup; 0 without one.
     pub cgroup: u64,
     /// Its `comm`.
     pub comm: [u8; COMM_LEN],
@@ -195,7 +195,7 @@ pub struct Row {
     pub uid: u32,
     /// `start_boottime` of the leader, nanoseconds since boot; [`ABSENT_U64`].
     pub start_boot_ns: u64,
-    /// Id of the memory cgroup of the leader (inode of its directory); [`ABSENT_U64`].
+    /// Id of the memory cgroup of the leader (inode of its directory); 0 without one.
     pub cgroup: u64,
     /// `comm` of the thread `pid`.
     pub comm: [u8; COMM_LEN],

@@ -54,6 +54,8 @@ use Source::{Derived, Offset, Size};
 layout! {
     /// Ring of all process leaders through `init_task`; new ones join at the tail.
     TASK_TASKS = required Offset("task_struct", "tasks");
+    /// BTF id of `struct task_struct`.
+    TASK_BTF_ID = required Derived("task_btf_id");
     /// `PF_` flags.
     TASK_FLAGS = required Offset("task_struct", "flags");
     /// NULL for kernel threads and after `exit_mm`.
@@ -233,16 +235,8 @@ pub mod setting {
 /// Stand-ins for kfunc calls: the programs call a helper of this number, and user space rewrites each
 /// such call into a call of the kernel function, whose BTF id only the running kernel knows.
 pub mod kfunc {
-    /// `bpf_iter_task_new` (since v6.7, c68a78ffe2cb).
-    pub const ITER_TASK_NEW: u32 = 0x6f6f_6d01;
-    /// `bpf_iter_task_next`.
-    pub const ITER_TASK_NEXT: u32 = 0x6f6f_6d02;
-    /// `bpf_iter_task_destroy`.
-    pub const ITER_TASK_DESTROY: u32 = 0x6f6f_6d03;
+    /// `bpf_rdonly_cast` (since v6.2, a35b9af4ec2c).
+    pub const RDONLY_CAST: u32 = 0x6f6f_6d01;
     /// Number and name of each.
-    pub const ALL: [(u32, &str); 3] = [
-        (ITER_TASK_NEW, "bpf_iter_task_new"),
-        (ITER_TASK_NEXT, "bpf_iter_task_next"),
-        (ITER_TASK_DESTROY, "bpf_iter_task_destroy"),
-    ];
+    pub const ALL: [(u32, &str); 1] = [(RDONLY_CAST, "bpf_rdonly_cast")];
 }

@@ -117,7 +117,7 @@ fn trigger(session: &Session, parts: &Parts, begin: &Begin) -> Trigger {
             .cmdlines
             .get(&(begin.tgid, begin.start_boot_ns))
             .cloned(),
-        cgroup: known(begin.cgroup),
+        cgroup: known(begin.cgroup).filter(|&id| id != 0),
         oom_score_adj: (begin.oom_score_adj != i32::MIN).then_some(begin.oom_score_adj),
         gfp: gfp(session, begin),
         order: order(begin),

@@ -69,7 +69,7 @@ fn steps() -> (Tally, Result<ebpf::Check>) {
         }
     };
     let deny = ["--", "-Dwarnings"];
-    step("fmt", cargo("fmt", &["--all", "--", "--check"]));
+    step("fmt", cargo("fmt", &["--all", "--", "--check", "-l"]));
     step("tidy", tidy::tidy());
     let mut object = Ok(ebpf::Check::Identical);
     step(

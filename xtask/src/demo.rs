@@ -1,6 +1,6 @@
 //! A real OOM kill in a safe place: a cgroup of 64 MiB with a small shop in it.
 //!
-//! Twelve `httpd` hold 4 MiB each, one `java` holds 12 MiB, and one `httpd` more grows until the
+//! Eleven `httpd` hold 4 MiB each, one `java` holds 12 MiB, and one `httpd` more grows until the
 //! limit is hit. The kernel compares single processes, so it kills `java`, which holds a fifth of the
 //! whole. The workload is this program again, so that nothing but Rust is needed on the machine.
 
@@ -23,7 +23,7 @@ pub(crate) const WORKLOAD: &str = "__demo-workload";
 pub(crate) const PART: &str = "OOMTRACE_DEMO_PART";
 
 const LIMIT: &str = "64M";
-const WORKERS: usize = 12;
+const WORKERS: usize = 11;
 const MIB: usize = 1 << 20;
 
 /// Traces the kill and checks by another witness that it happened.

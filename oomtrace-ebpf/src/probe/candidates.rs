@@ -1,10 +1,10 @@
 //! The processes of the host, in the kernel's own order, which decides ties.
 //!
-//! Three walks, because the kernel offers three ways to loop: its own task iterator (with direct
-//! loads), `bpf_loop`, and nothing but bounded loops and tail calls (both with probe reads, through
-//! the ring `init_task.tasks`).
+//! Three walks along the ring `init_task.tasks`, by what the kernel offers: `bpf_loop` with direct
+//! loads, `bpf_loop` with probe reads, and nothing but bounded loops and tail calls. The kernel's
+//! task iterator would do as well, but its loops cost the verifier a hundred times more.
 
-use core::{ffi::c_void, mem::MaybeUninit};
+use core::ffi::c_void;
 
 use aya_ebpf::helpers::generated::bpf_loop;
 use oomtrace_ebpf::{
@@ -12,12 +12,12 @@ use oomtrace_ebpf::{
         ROWS_PER_CHUNK, SNAPSHOT_ABORTED, SNAPSHOT_CAPPED, SNAPSHOT_TIMED_OUT, STATE_LEADER_GONE,
         STATE_TORN,
     },
-    layout::{self as at, config, kfunc},
+    layout::{self as at, config},
 };
 
 use crate::{
     emit,
-    kernel::{Address, Direct, Mem, Probe, follow, get},
+    kernel::{Address, Direct, Mem, Probe, follow, get, task_at},
     probe::{cgroups::note, row},
     state::{Chunk, HEADLESS, MAX_HEADLESS, State, chunk, config, offset, state},
 };
@@ -70,10 +70,10 @@ fn append<M: Mem>(
     let row = &mut chunk.rows[slot];
     let css = row::fill::<M>(leader, holder, mm, row);
     if get::<M, u64>(holder, at::TASK_MM) != row.mm {
-        row.state |= STATE_TORN;
+        row::mark(row, STATE_TORN);
     }
     if leader as u64 != holder as u64 {
-        row.state |= STATE_LEADER_GONE;
+        row::mark(row, STATE_LEADER_GONE);
     }
     note(state, css as u64);
     state.rows += 1;
@@ -99,81 +99,101 @@ fn within_limits(state: &mut State) -> bool {
     true
 }
 
-/// `struct bpf_iter_task` (include/uapi/linux/bpf.h, v6.7): opaque, three words.
-#[repr(C, align(8))]
-struct TaskIterator([u64; 3]);
-
-type IterNew = unsafe extern "C" fn(*mut TaskIterator, *const u8, u32) -> i32;
-type IterNext = unsafe extern "C" fn(*mut TaskIterator) -> Address;
-type IterDestroy = unsafe extern "C" fn(*mut TaskIterator);
-
-/// Walks with the kernel's own iterator and direct loads.
-#[inline(always)]
-pub(crate) fn walk_iterator() {
-    let mut iterator = MaybeUninit::<TaskIterator>::uninit();
-    let it = iterator.as_mut_ptr();
-    // SAFETY: user space rewrites a call of such a number into a call of the kernel function with
-    // this signature before the program is loaded.
-    let (new, next, destroy) = unsafe {
-        (
-            core::mem::transmute::<usize, IterNew>(kfunc::ITER_TASK_NEW as usize),
-            core::mem::transmute::<usize, IterNext>(kfunc::ITER_TASK_NEXT as usize),
-            core::mem::transmute::<usize, IterDestroy>(kfunc::ITER_TASK_DESTROY as usize),
-        )
-    };
-    // SAFETY: `it` is created, advanced and destroyed in this order on every path, which the
-    // verifier checks. 0 is BPF_TASK_ITER_ALL_PROCS.
-    unsafe { new(it, core::ptr::null(), 0) };
-    loop {
-        // SAFETY: as above.
-        let task = unsafe { next(it) };
-        if task.is_null() {
-            break;
-        }
-        let (Some(state), Some(chunk)) = (state(), chunk()) else {
-            break;
-        };
-        if !visit::<Direct>(task, state, chunk) {
-            break;
-        }
-    }
-    // SAFETY: as above.
-    unsafe { destroy(it) };
-}
-
 /// Puts the cursor on a task to climb from.
 #[inline(always)]
 pub(crate) fn start(state: &mut State, from: u64) {
     state.cursor = from;
 }
 
-/// Climbs one generation towards process 0, whose place in the ring of tasks is the list's head.
-/// Returns whether there is more to climb.
+/// Climbs one generation towards process 0, whose place in the ring of tasks is the list's head, and
+/// from there to the first process. Returns whether there is more to climb.
 #[inline(always)]
 fn climb(state: &mut State) -> bool {
     let task = state.cursor as Address;
     if get::<Probe, u32>(task, at::TASK_PID) == 0 {
+        state.cursor = next_of::<Probe>(task);
         return false;
     }
     state.cursor = get::<Probe, u64>(task, at::TASK_REAL_PARENT);
-    state.cursor != 0
+    true
 }
 
-/// Moves the cursor to the next process and takes it. Returns whether the walk may go on.
+/// Takes the process under the cursor and moves on. Returns whether the walk may go on.
 #[inline(always)]
-fn step(state: &mut State, chunk: &mut Chunk) -> bool {
-    let link = get::<Probe, u64>(state.cursor as Address, at::TASK_TASKS);
-    let task = link.wrapping_sub(u64::from(offset(at::TASK_TASKS)));
-    state.cursor = task;
-    if link == 0 {
-        state.flags |= SNAPSHOT_ABORTED;
-        return false;
-    }
+fn step<M: Walk>(state: &mut State, chunk: &mut Chunk) -> bool {
+    let task = M::task(state.cursor);
     // Back at the head: process 0.
-    if get::<Probe, u32>(task as Address, at::TASK_TGID) == 0 {
+    if get::<M, u32>(task, at::TASK_TGID) == 0 {
         return false;
     }
-    visit::<Probe>(task as Address, state, chunk)
+    let next = next_of::<M>(task);
+    state.cursor = next;
+    M::touch_task(next);
+    let go_on = visit::<M>(task, state, chunk);
+    M::touch_parts(next);
+    go_on
+}
+
+/// The process after another in the list.
+#[inline(always)]
+fn next_of<M: Mem>(task: Address) -> u64 {
+    get::<M, u64>(task, at::TASK_TASKS).wrapping_sub(u64::from(offset(at::TASK_TASKS)))
+}
+
+/// How a walk gets from a number to a task that it can read.
+///
+/// Following the list is bound by memory: each process spans a dozen cold cache lines. So while one is
+/// read, the next one's are asked for.
+trait Walk: Mem {
+    fn task(address: u64) -> Address;
+
+    /// Asks for the lines of a task.
+    #[inline(always)]
+    fn touch_task(_address: u64) {}
+
+    /// Asks for the lines of what a task points to.
+    #[inline(always)]
+    fn touch_parts(_address: u64) {}
+}
+
+/// Loads for the sake of the cache alone.
+#[inline(always)]
+fn touch(base: Address, entry: usize) {
+    let _ = get::<Direct, u64>(base, entry);
+}
+
+impl Walk for Direct {
+    #[inline(always)]
+    fn task(address: u64) -> Address {
+        task_at(address)
+    }
+
+    #[inline(always)]
+    fn touch_task(address: u64) {
+        let task = task_at(address);
+        touch(task, at::TASK_TASKS);
+        touch(task, at::TASK_START_BOOTTIME);
+        touch(task, at::TASK_SIGNAL);
+        touch(task, at::TASK_COMM);
+        touch(task, at::TASK_CGROUPS);
+    }
+
+    #[inline(always)]
+    fn touch_parts(address: u64) {
+        let task = task_at(address);
+        let mm = follow::<Self>(task, at::TASK_MM);
+        touch(mm, at::MM_PGTABLES_BYTES);
+        touch(mm, at::MM_RSS);
+        touch(mm, at::MM_FLAGS);
+        touch(follow::<Self>(task, at::TASK_SIGNAL), at::SIGNAL_OOM_MM);
+    }
+}
+
+impl Walk for Probe {
+    #[inline(always)]
+    fn task(address: u64) -> Address {
+        address as Address
+    }
 }
 
 /// One thread of a headless process. Returns whether to look further.
@@ -231,9 +251,16 @@ unsafe extern "C" fn climb_callback(_turn: u64, _context: *mut c_void) -> i64 {
     }
 }
 
-unsafe extern "C" fn step_callback(_turn: u64, _context: *mut c_void) -> i64 {
+unsafe extern "C" fn step_direct_callback(_turn: u64, _context: *mut c_void) -> i64 {
     match (state(), chunk()) {
-        (Some(state), Some(chunk)) => i64::from(!step(state, chunk)),
+        (Some(state), Some(chunk)) => i64::from(!step::<Direct>(state, chunk)),
+        _ => 1,
+    }
+}
+
+unsafe extern "C" fn step_probe_callback(_turn: u64, _context: *mut c_void) -> i64 {
+    match (state(), chunk()) {
+        (Some(state), Some(chunk)) => i64::from(!step::<Probe>(state, chunk)),
         _ => 1,
     }
 }
@@ -252,11 +279,18 @@ pub(crate) fn repeat(turns: u32, callback: unsafe extern "C" fn(u64, *mut c_void
     unsafe { bpf_loop(turns, callback as *mut c_void, core::ptr::null_mut(), 0) };
 }
 
+/// Walks with `bpf_loop` and direct loads.
+#[inline(always)]
+pub(crate) fn walk_direct() {
+    repeat(4_096, climb_callback);
+    repeat(1 << 22, step_direct_callback);
+}
+
 /// Walks with `bpf_loop` and probe reads.
 #[inline(always)]
-pub(crate) fn walk_loop() {
+pub(crate) fn walk_probe() {
     repeat(4_096, climb_callback);
-    repeat(1 << 22, step_callback);
+    repeat(1 << 22, step_probe_callback);
 }
 
 /// Processes whose leader has exited, with `bpf_loop`.
@@ -308,7 +342,7 @@ pub(crate) fn repeat_bounded<const TURNS: u32>(body: extern "C" fn() -> u64) -> 
 #[inline(never)]
 extern "C" fn oomtrace_step() -> u64 {
     match (state(), chunk()) {
-        (Some(state), Some(chunk)) => u64::from(!step(state, chunk)),
+        (Some(state), Some(chunk)) => u64::from(!step::<Probe>(state, chunk)),
         _ => 1,
     }
 }

@@ -21,7 +21,7 @@ use aya_ebpf::{
 use oomtrace_ebpf::{
     event::{
         ABSENT_I64, ABSENT_U32, ABSENT_U64, Begin, Close, HOOK_FENTRY, HOOK_KPROBE, KIND_BEGIN,
-        KIND_CLOSE, KIND_SNAPSHOT, RECLAIM_NONE, STACK_FRAMES, Snapshot, WALK_ITER, WALK_LOOP,
+        KIND_CLOSE, KIND_SNAPSHOT, RECLAIM_NONE, STACK_FRAMES, Snapshot, WALK_DIRECT, WALK_PROBE,
         WALK_TAIL, counter,
     },
     layout::{self as at, setting},
@@ -29,10 +29,10 @@ use oomtrace_ebpf::{
 
 use crate::{
     emit::{self, Wake},
-    kernel::{Address, Direct, Mem, Probe, follow, get, get_or},
+    kernel::{Address, Mem, Probe, follow, get, get_or},
     probe::{
         candidates::{
-            self, headless_bounded, headless_loop, step_bounded, walk_iterator, walk_loop,
+            self, headless_bounded, headless_loop, step_bounded, walk_direct, walk_probe,
         },
         cgroups::{note, send_bounded, send_loop},
         row::{cgroup_id, comm, css_of, load_cpu_offsets},
@@ -40,36 +40,36 @@ use crate::{
     state::{RECLAIM, STEPS, State, begin, chunk, setting, state},
 };
 
-/// fentry, task iterator.
+/// fentry, direct loads.
 #[fentry]
-fn decision_fentry_iter(ctx: FEntryContext) -> u32 {
-    open::<Direct>(
+fn decision_fentry_direct(ctx: FEntryContext) -> u32 {
+    open(
         &ctx,
         HOOK_FENTRY,
-        WALK_ITER,
+        WALK_DIRECT,
         Control::new(ctx.arg(0), ctx.arg(1)),
     );
-    snapshot_iter();
+    snapshot_direct();
     0
 }
 
-/// fentry, `bpf_loop`.
+/// fentry, probe reads.
 #[fentry]
-fn decision_fentry_loop(ctx: FEntryContext) -> u32 {
-    open::<Direct>(
+fn decision_fentry_probe(ctx: FEntryContext) -> u32 {
+    open(
         &ctx,
         HOOK_FENTRY,
-        WALK_LOOP,
+        WALK_PROBE,
         Control::new(ctx.arg(0), ctx.arg(1)),
     );
-    snapshot_loop();
+    snapshot_probe();
     0
 }
 
 /// fentry, tail calls.
 #[fentry]
 fn decision_fentry_tail(ctx: FEntryContext) -> u32 {
-    open::<Direct>(
+    open(
         &ctx,
         HOOK_FENTRY,
         WALK_TAIL,
@@ -86,18 +86,18 @@ fn step_fentry(ctx: FEntryContext) -> u32 {
     0
 }
 
-/// kprobe, `bpf_loop`.
+/// kprobe, probe reads.
 #[kprobe]
-fn decision_kprobe_loop(ctx: ProbeContext) -> u32 {
-    open::<Probe>(&ctx, HOOK_KPROBE, WALK_LOOP, Control::of_probe(&ctx));
-    snapshot_loop();
+fn decision_kprobe_probe(ctx: ProbeContext) -> u32 {
+    open(&ctx, HOOK_KPROBE, WALK_PROBE, Control::of_probe(&ctx));
+    snapshot_probe();
     0
 }
 
 /// kprobe, tail calls.
 #[kprobe]
 fn decision_kprobe_tail(ctx: ProbeContext) -> u32 {
-    open::<Probe>(&ctx, HOOK_KPROBE, WALK_TAIL, Control::of_probe(&ctx));
+    open(&ctx, HOOK_KPROBE, WALK_TAIL, Control::of_probe(&ctx));
     continue_with_tail_call(&ctx);
     0
 }
@@ -152,7 +152,7 @@ impl Control {
 
 /// Begins an incident and sends what is known before the walk.
 #[inline(always)]
-pub(crate) fn open<M: Mem>(ctx: &impl EbpfContext, hook: u32, walk: u32, control: Control) {
+pub(crate) fn open(ctx: &impl EbpfContext, hook: u32, walk: u32, control: Control) {
     let (Some(state), Some(record)) = (state(), begin()) else {
         return;
     };
@@ -164,7 +164,7 @@ pub(crate) fn open<M: Mem>(ctx: &impl EbpfContext, hook: u32, walk: u32, control
     if control.oc.is_null() {
         without_control(record);
     } else {
-        with_control::<M>(control.oc, record, state);
+        with_control(control.oc, record, state);
     }
     record.message = [0; 48];
     if !control.message.is_null() {
@@ -220,26 +220,26 @@ fn reset(state: &mut State) {
 }
 
 #[inline(always)]
-fn with_control<M: Mem>(oc: Address, record: &mut Begin, state: &mut State) {
-    record.constraint = get::<M, u32>(oc, at::OC_CONSTRAINT);
-    record.gfp = get::<M, u32>(oc, at::OC_GFP_MASK);
-    record.order = get::<M, i32>(oc, at::OC_ORDER);
-    record.totalpages = get::<M, u64>(oc, at::OC_TOTALPAGES);
-    record.chosen_points = get::<M, i64>(oc, at::OC_CHOSEN_POINTS);
-    let chosen = follow::<M>(oc, at::OC_CHOSEN);
+fn with_control(oc: Address, record: &mut Begin, state: &mut State) {
+    record.constraint = get::<Probe, u32>(oc, at::OC_CONSTRAINT);
+    record.gfp = get::<Probe, u32>(oc, at::OC_GFP_MASK);
+    record.order = get::<Probe, i32>(oc, at::OC_ORDER);
+    record.totalpages = get::<Probe, u64>(oc, at::OC_TOTALPAGES);
+    record.chosen_points = get::<Probe, i64>(oc, at::OC_CHOSEN_POINTS);
+    let chosen = follow::<Probe>(oc, at::OC_CHOSEN);
     record.chosen_pid = if chosen.is_null() {
         ABSENT_U32
     } else {
-        get::<M, u32>(chosen, at::TASK_PID)
+        get::<Probe, u32>(chosen, at::TASK_PID)
     };
-    let memcg = get_or::<M, u64>(oc, at::OC_MEMCG, 0);
+    let memcg = get_or::<Probe, u64>(oc, at::OC_MEMCG, 0);
     record.oom_cgroup = if memcg == 0 {
         0
     } else {
         cgroup_id::<Probe>(memcg as Address)
     };
     note(state, memcg);
-    let nodemask = get::<M, u64>(oc, at::OC_NODEMASK);
+    let nodemask = get::<Probe, u64>(oc, at::OC_NODEMASK);
     record.nodemask = if nodemask == 0 {
         u64::MAX
     } else {
@@ -338,19 +338,19 @@ fn stack(ctx: &impl EbpfContext, record: &mut Begin) {
     };
 }
 
-/// The rest of a snapshot with the kernel's iterator.
+/// The rest of a snapshot with direct loads.
 #[inline(always)]
-pub(crate) fn snapshot_iter() {
-    walk_iterator();
+pub(crate) fn snapshot_direct() {
+    walk_direct();
     headless_loop();
     send_loop();
     seal();
 }
 
-/// The rest of a snapshot with `bpf_loop`.
+/// The rest of a snapshot with probe reads.
 #[inline(always)]
-pub(crate) fn snapshot_loop() {
-    walk_loop();
+pub(crate) fn snapshot_probe() {
+    walk_probe();
     headless_loop();
     send_loop();
     seal();

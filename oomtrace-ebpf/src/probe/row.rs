@@ -36,15 +36,15 @@ pub(crate) fn fill<M: Mem>(
     row.start_boot_ns = get::<M, u64>(leader, at::TASK_START_BOOTTIME);
     row.comm = comm::<M>(holder);
     row.mems_allowed = get_or::<M, u64>(holder, at::TASK_MEMS_ALLOWED, ABSENT_U64);
-    let mut bits = 0;
+    row.state = 0;
 
     let signal = follow::<M>(leader, at::TASK_SIGNAL);
     row.oom_score_adj = i32::from(get::<M, i16>(signal, at::SIGNAL_OOM_SCORE_ADJ));
     if get::<M, u64>(signal, at::SIGNAL_OOM_MM) != 0 {
-        bits |= STATE_OOM_VICTIM;
+        mark(row, STATE_OOM_VICTIM);
     }
     if get_or::<M, u8>(signal, at::SIGNAL_OOM_FLAG_ORIGIN, 0) != 0 {
-        bits |= STATE_FLAG_ORIGIN;
+        mark(row, STATE_FLAG_ORIGIN);
     }
 
     let parent = follow::<M>(leader, at::TASK_REAL_PARENT);
@@ -57,32 +57,31 @@ pub(crate) fn fill<M: Mem>(
     row.kernel_points = ABSENT_I64;
     row.rss_exact = [ABSENT_I64; 4];
     if mm.is_null() {
-        bits |= STATE_NO_MM;
+        mark(row, STATE_NO_MM);
         row.rss = [ABSENT_I64; 4];
         row.pgtables_bytes = ABSENT_I64;
         row.total_vm_pages = ABSENT_U64;
     } else {
-        bits |= counters::<M>(mm, row);
+        counters::<M>(mm, row);
         if has(at::TASK_VFORK_DONE)
             && get::<M, u64>(holder, at::TASK_VFORK_DONE) != 0
             && get::<M, u64>(parent, at::TASK_MM) == row.mm
         {
-            bits |= STATE_IN_VFORK;
+            mark(row, STATE_IN_VFORK);
         }
     }
     if config(config::KERNEL_POINTS) != 0 {
         kernel_points(leader, row);
     }
-    row.state = bits;
     memory_css::<M>(leader, row)
 }
 
-/// The memory counters of an mm. Returns state bits.
+/// The memory counters of an mm.
 ///
 /// An exiting task can give its mm back while it is read: nothing protects that memory, and it may by
 /// then hold another mm. The caller looks at `task->mm` again afterwards.
 #[inline(always)]
-fn counters<M: Mem>(mm: Address, row: &mut Row) -> u32 {
+fn counters<M: Mem>(mm: Address, row: &mut Row) {
     let base = offset(at::MM_RSS);
     let stride = offset(at::MM_RSS_STRIDE);
     if has(at::MM_RSS_PERCPU) {
@@ -97,9 +96,8 @@ fn counters<M: Mem>(mm: Address, row: &mut Row) -> u32 {
     }
     row.pgtables_bytes = get::<M, i64>(mm, at::MM_PGTABLES_BYTES);
     row.total_vm_pages = get::<M, u64>(mm, at::MM_TOTAL_VM);
-    let mut bits = 0;
     if get::<M, u64>(mm, at::MM_FLAGS) & MMF_OOM_SKIP != 0 {
-        bits |= STATE_MM_OOM_SKIP;
+        mark(row, STATE_MM_OOM_SKIP);
     }
     if config(config::EXACT) != 0 && has(at::MM_RSS_PERCPU) {
         let shares = base + offset(at::MM_RSS_PERCPU);
@@ -110,10 +108,9 @@ fn counters<M: Mem>(mm: Address, row: &mut Row) -> u32 {
             M::read::<u64>(mm, shares + 3 * stride),
         ];
         if add_cpu_shares(parts, row) {
-            bits |= STATE_EXACT;
+            mark(row, STATE_EXACT);
         }
     }
-    bits
 }
 
 /// Adds each CPU's share to the shared counters. Returns whether the shares could be found.
@@ -189,9 +186,6 @@ fn ns_pid<M: Mem>(leader: Address) -> u32 {
         return ABSENT_U32;
     }
     let pid = follow::<M>(leader, at::TASK_THREAD_PID);
-    if pid.is_null() {
-        return ABSENT_U32;
-    }
     let level = get::<M, u32>(pid, at::PID_LEVEL);
     if level == 0 || level > 32 {
         return ABSENT_U32;
@@ -216,37 +210,37 @@ fn kernel_points(leader: Address, row: &mut Row) {
 #[inline(always)]
 fn memory_css<M: Mem>(task: Address, row: &mut Row) -> Address {
     let css = css_of::<M>(task);
-    row.cgroup = if css.is_null() {
-        ABSENT_U64
-    } else {
-        cgroup_id::<M>(css)
-    };
+    row.cgroup = cgroup_id::<M>(css);
     css
 }
 
-/// The css of the memory controller for `task`.
+/// The css of the memory controller for `task`; NULL without one.
 #[inline(always)]
 pub(crate) fn css_of<M: Mem>(task: Address) -> Address {
     if !has(at::CSS_SET_MEMORY) {
         return core::ptr::null();
     }
-    let set = follow::<M>(task, at::TASK_CGROUPS);
-    if set.is_null() {
-        return core::ptr::null();
-    }
-    follow::<M>(set, at::CSS_SET_MEMORY)
+    follow::<M>(follow::<M>(task, at::TASK_CGROUPS), at::CSS_SET_MEMORY)
 }
 
-/// The id of the cgroup of a css.
+/// The id of the cgroup of a css; 0 if any link is missing, for a read through NULL gives zero. No test
+/// on the way: each would double what the verifier has to look at.
 #[inline(always)]
 pub(crate) fn cgroup_id<M: Mem>(css: Address) -> u64 {
-    let cgroup = follow::<M>(css, at::CSS_CGROUP);
-    if cgroup.is_null() {
-        return ABSENT_U64;
+    if !has(at::CSS_CGROUP) || !has(at::CGROUP_KN) || !has(at::KERNFS_ID) {
+        return 0;
     }
-    let kn = follow::<M>(cgroup, at::CGROUP_KN);
-    if kn.is_null() {
-        return ABSENT_U64;
+    let dir = follow::<M>(css, at::CSS_CGROUP);
+    get::<M, u64>(follow::<M>(dir, at::CGROUP_KN), at::KERNFS_ID)
+}
+
+/// Sets a bit in memory that the verifier does not follow, so that what comes after is looked at once and
+/// not once for each combination of bits.
+#[inline(always)]
+pub(crate) fn mark(row: &mut Row, bit: u32) {
+    // SAFETY: a field of a live record.
+    unsafe {
+        let state = &raw mut row.state;
+        state.write_volatile(state.read_volatile() | bit);
     }
-    get::<M, u64>(kn, at::KERNFS_ID)
 }

@@ -15,18 +15,18 @@ use aya_ebpf::{
 use oomtrace_ebpf::{
     event::{
         ABSENT_I64, ABSENT_U32, ABSENT_U64, HOOK_RAW_TP, HOOK_TP_BTF, KIND_VICTIM, Row,
-        STATE_KILL_UNSEEN, STATE_KILLED, Victim, WALK_ITER, WALK_LOOP, WALK_TAIL, counter,
+        STATE_KILL_UNSEEN, STATE_KILLED, Victim, WALK_DIRECT, WALK_PROBE, WALK_TAIL, counter,
     },
     layout::{self as at, config, setting},
 };
 
 use crate::{
     emit::{self, Wake},
-    kernel::{Address, Direct, Mem, Probe, follow, get},
+    kernel::{Address, Probe, follow, get},
     probe::{
         cgroups::in_oom_group,
         decision::{
-            Control, continue_with_tail_call, open, snapshot_iter, snapshot_loop, snapshot_step,
+            Control, continue_with_tail_call, open, snapshot_direct, snapshot_probe, snapshot_step,
         },
         row::{css_of, fill},
     },
@@ -36,7 +36,7 @@ use crate::{
 /// `mark_oom_victim`, typed.
 #[fentry]
 fn victim_fentry(ctx: FEntryContext) -> u32 {
-    send::<Direct>(ctx.arg(0));
+    send(ctx.arg(0));
     0
 }
 
@@ -44,7 +44,7 @@ fn victim_fentry(ctx: FEntryContext) -> u32 {
 #[kprobe]
 fn victim_kprobe(ctx: ProbeContext) -> u32 {
     if let Some(task) = ctx.arg::<Address>(0) {
-        send::<Probe>(task);
+        send(task);
     }
     0
 }
@@ -52,7 +52,7 @@ fn victim_kprobe(ctx: ProbeContext) -> u32 {
 /// `__oom_kill_process`, typed.
 #[fentry]
 fn kill_fentry(ctx: FEntryContext) -> u32 {
-    killing(get::<Direct, u32>(ctx.arg(0), at::TASK_TGID));
+    killing(get::<Probe, u32>(ctx.arg(0), at::TASK_TGID));
     0
 }
 
@@ -65,40 +65,40 @@ fn kill_kprobe(ctx: ProbeContext) -> u32 {
     0
 }
 
-/// `oom:mark_victim` as the decision, typed, task iterator.
+/// `oom:mark_victim` as the decision, typed, direct loads.
 #[btf_tracepoint]
-fn decision_tp_btf_iter(ctx: BtfTracePointContext) -> u32 {
+fn decision_tp_btf_direct(ctx: BtfTracePointContext) -> u32 {
     let task: Address = ctx.arg(0);
     if begins_incident(task) {
-        open::<Direct>(&ctx, HOOK_TP_BTF, WALK_ITER, Control::unseen());
+        open(&ctx, HOOK_TP_BTF, WALK_DIRECT, Control::unseen());
         // The victim first: what comes after may fill the ring.
-        send::<Direct>(task);
-        snapshot_iter();
+        send(task);
+        snapshot_direct();
     } else {
-        send::<Direct>(task);
+        send(task);
     }
     0
 }
 
-/// The same with `bpf_loop`.
+/// The same with probe reads.
 #[btf_tracepoint]
-fn decision_tp_btf_loop(ctx: BtfTracePointContext) -> u32 {
+fn decision_tp_btf_probe(ctx: BtfTracePointContext) -> u32 {
     let task: Address = ctx.arg(0);
     if begins_incident(task) {
-        open::<Direct>(&ctx, HOOK_TP_BTF, WALK_LOOP, Control::unseen());
-        send::<Direct>(task);
-        snapshot_loop();
+        open(&ctx, HOOK_TP_BTF, WALK_PROBE, Control::unseen());
+        send(task);
+        snapshot_probe();
     } else {
-        send::<Direct>(task);
+        send(task);
     }
     0
 }
 
-/// `oom:mark_victim` as the decision, raw, `bpf_loop`.
+/// `oom:mark_victim` as the decision, raw, probe reads.
 #[raw_tracepoint]
-fn decision_raw_tp_loop(ctx: RawTracePointContext) -> u32 {
-    if begin_raw(&ctx, WALK_LOOP) {
-        snapshot_loop();
+fn decision_raw_tp_probe(ctx: RawTracePointContext) -> u32 {
+    if begin_raw(&ctx, WALK_PROBE) {
+        snapshot_probe();
     }
     0
 }
@@ -125,16 +125,16 @@ fn begin_raw(ctx: &RawTracePointContext, walk: u32) -> bool {
     if config(config::MARK_HAS_TASK) == 0 {
         // Only a number: user space finds the row by it. Two marks by one thread cannot be told
         // from a group here, so each begins an incident.
-        open::<Probe>(ctx, HOOK_RAW_TP, walk, Control::unseen());
+        open(ctx, HOOK_RAW_TP, walk, Control::unseen());
         send_number(ctx.arg(0));
         return true;
     }
     let task: Address = ctx.arg(0);
     let begins = begins_incident(task);
     if begins {
-        open::<Probe>(ctx, HOOK_RAW_TP, walk, Control::unseen());
+        open(ctx, HOOK_RAW_TP, walk, Control::unseen());
     }
-    send::<Probe>(task);
+    send(task);
     begins
 }
 
@@ -161,11 +161,11 @@ fn killing(tgid: u32) {
 }
 
 #[inline(always)]
-fn send<M: Mem>(task: Address) {
+fn send(task: Address) {
     let Some(record) = victim() else { return };
-    let leader = follow::<M>(task, at::TASK_GROUP_LEADER);
-    let mm = follow::<M>(task, at::TASK_MM);
-    fill::<M>(leader, task, mm, &mut record.row);
+    let leader = follow::<Probe>(task, at::TASK_GROUP_LEADER);
+    let mm = follow::<Probe>(task, at::TASK_MM);
+    fill::<Probe>(leader, task, mm, &mut record.row);
     finish(record);
 }
 

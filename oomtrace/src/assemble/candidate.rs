@@ -18,16 +18,13 @@ const OOM_SCORE_ADJ_MIN: i32 = -1000;
 pub(super) fn all(session: &Session, parts: &Parts, incident: &Incident) -> Vec<Candidate> {
     let marked: HashSet<u32> = parts.victims.iter().map(|victim| victim.row.pid).collect();
     let inside = Inside::new(incident);
-    let mut mms = HashMap::new();
+    let shared = shared_mms(&parts.rows);
     parts
         .rows
         .iter()
         .map(|row| {
             let mut candidate = from_row(session, &parts.notes, row);
-            if row.mm != 0 {
-                let next = u32::try_from(mms.len()).unwrap_or(u32::MAX);
-                candidate.mm = Some(*mms.entry(row.mm).or_insert(next));
-            }
+            candidate.mm = shared.get(&row.mm).copied();
             // A snapshot at the mark itself finds the victim marked already.
             let fresh_victim = incident.chosen.is_none() && marked.contains(&row.pid);
             let reason = skip_reason(row, incident, &inside, fresh_victim, parts);
@@ -37,6 +34,22 @@ pub(super) fn all(session: &Session, parts: &Parts, incident: &Incident) -> Vec<
             candidate
         })
         .collect()
+}
+
+/// Numbers for the address spaces that more than one process uses, from 1.
+fn shared_mms(rows: &[Row]) -> HashMap<u64, u32> {
+    let mut users: HashMap<u64, u32> = HashMap::new();
+    for row in rows.iter().filter(|row| row.mm != 0) {
+        *users.entry(row.mm).or_default() += 1;
+    }
+    let mut numbers = HashMap::new();
+    for row in rows {
+        if users.get(&row.mm).is_some_and(|&count| count > 1) {
+            let next = u32::try_from(numbers.len() + 1).unwrap_or(u32::MAX);
+            numbers.entry(row.mm).or_insert(next);
+        }
+    }
+    numbers
 }
 
 /// One process, not yet weighed.
@@ -59,7 +72,7 @@ pub(super) fn from_row(session: &Session, notes: &Notes, row: &Row) -> Candidate
         uid: (row.uid != ABSENT_U32).then_some(row.uid),
         comm: Text::from_padded(&row.comm),
         cmdline: notes.cmdlines.get(&(row.tgid, row.start_boot_ns)).cloned(),
-        cgroup: (row.cgroup != ABSENT_U64).then_some(row.cgroup),
+        cgroup: (row.cgroup != ABSENT_U64 && row.cgroup != 0).then_some(row.cgroup),
         oom_score_adj: (row.oom_score_adj != i32::MIN).then_some(row.oom_score_adj),
         anon_bytes: pages(RSS_ANON),
         file_bytes: pages(RSS_FILE),

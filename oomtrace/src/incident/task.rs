@@ -128,7 +128,8 @@ pub struct Candidate {
     /// Pid in its innermost pid namespace, where that differs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ns_pid: Option<u32>,
-    /// Equal numbers share one address space: their memory counts once.
+    /// Equal numbers share one address space: their memory counts once. Absent for a process with one
+    /// of its own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mm: Option<u32>,
 }
@@ -136,12 +137,16 @@ pub struct Candidate {
 impl Candidate {
     /// Resident memory: anonymous, file and shared pages together.
     pub fn rss_bytes(&self) -> Option<u64> {
-        Some(self.anon_bytes? + self.file_bytes? + self.shmem_bytes?)
+        self.anon_bytes?
+            .checked_add(self.file_bytes?)?
+            .checked_add(self.shmem_bytes?)
     }
 
     /// What the kernel weighs, `oom_score_adj` apart: resident, swapped and page tables.
     pub fn weighed_bytes(&self) -> Option<u64> {
-        Some(self.rss_bytes()? + self.swap_bytes? + self.pgtables_bytes?)
+        self.rss_bytes()?
+            .checked_add(self.swap_bytes?)?
+            .checked_add(self.pgtables_bytes?)
     }
 }
 

@@ -148,8 +148,11 @@ mod tests {
                     display.chars().all(|c| !c.is_control()),
                     "{display:?} holds a control character"
                 );
-                let json = serde_json::to_string(&text).unwrap();
-                assert_eq!(serde_json::from_str::<Text>(&json).unwrap(), text);
+                let json = serde_json::to_string(&text).expect("a string");
+                assert_eq!(
+                    serde_json::from_str::<Text>(&json).expect("what was written"),
+                    text
+                );
                 shown += 1;
             }
         }

@@ -249,7 +249,7 @@ impl Tracer {
                 none => none.insert(waker_of(&self.events)?),
             };
             let woken = async {
-                let mut guard = waker.readable().await.map_err(|source| ring_io(source))?;
+                let mut guard = waker.readable().await.map_err(ring_io)?;
                 guard.clear_ready();
                 Ok(())
             };

@@ -40,11 +40,9 @@ pub(crate) fn own() -> Result<Place> {
     let places = places(&read("/proc/self/cgroup")?, &read("/proc/self/mountinfo")?)?;
     // Mounts may hide each other, so what counts is what can be seen.
     places
-        .iter()
+        .into_iter()
         .find(|place| place.dir.join("cgroup.procs").exists())
-        .or(places.first())
-        .cloned()
-        .context("the memory cgroup of oomtrace is not mounted: mount cgroup2 on /sys/fs/cgroup")
+        .context("the memory cgroup of oomtrace cannot be seen: mount cgroup2 on /sys/fs/cgroup")
 }
 
 /// Every directory that may be the cgroup, from the texts of the two files.

@@ -20,17 +20,25 @@ pub(crate) struct Signals {
 impl Signals {
     /// From the moment this returns, none of these is lost and none takes its default action.
     pub(crate) fn listen(wanted: &[Signal]) -> Result<Self> {
+        let mut signals = Self {
+            streams: Vec::new(),
+        };
+        signals.add(wanted)?;
+        Ok(signals)
+    }
+
+    /// Listens for these too.
+    pub(crate) fn add(&mut self, wanted: &[Signal]) -> Result<()> {
         let ignored = ignored();
-        let streams = wanted
-            .iter()
-            .filter(|signal| ignored & (1 << (signal.as_raw() - 1)) == 0)
-            .map(|&signal| {
-                unix::signal(SignalKind::from_raw(signal.as_raw()))
-                    .map(|stream| (signal, stream))
-                    .with_context(|| format!("cannot listen for {signal:?}"))
-            })
-            .collect::<Result<_>>()?;
-        Ok(Self { streams })
+        for &signal in wanted {
+            if ignored & (1 << (signal.as_raw() - 1)) != 0 {
+                continue;
+            }
+            let stream = unix::signal(SignalKind::from_raw(signal.as_raw()))
+                .with_context(|| format!("cannot listen for {signal:?}"))?;
+            self.streams.push((signal, stream));
+        }
+        Ok(())
     }
 
     /// The next signal. Dropping the future loses nothing.

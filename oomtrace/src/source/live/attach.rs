@@ -3,6 +3,8 @@
 //! Every rung is tried for real, because nothing else tells: a kernel may list a function and still
 //! refuse to trace it. What was refused, and why, is kept for `oomtrace doctor`.
 
+use std::path::Path;
+
 use aya::{
     Btf, Ebpf,
     maps::{Array, MapData, ProgramArray},
@@ -54,9 +56,9 @@ impl Rung {
     fn remedy(self) -> &'static str {
         match (self.hook, self.walk) {
             // The only typed or probed hooks that may fail for their loop alone.
-            (DecisionHook::Kprobe | DecisionHook::RawTp, Walk::Loop) => "kernel 5.17 or later",
+            (DecisionHook::Kprobe | DecisionHook::RawTp, Walk::Probe) => "kernel 5.17 or later",
             (DecisionHook::Fentry | DecisionHook::TpBtf, _)
-            | (_, Walk::Iterator | Walk::Steps(_)) => remedy_of(self.target),
+            | (_, Walk::Direct | Walk::Steps(_)) => remedy_of(self.target),
         }
     }
 }
@@ -64,10 +66,10 @@ impl Rung {
 /// How a rung goes through the processes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Walk {
-    /// The kernel's iterator.
-    Iterator,
-    /// `bpf_loop`.
-    Loop,
+    /// `bpf_loop` and direct loads.
+    Direct,
+    /// `bpf_loop` and probe reads.
+    Probe,
     /// Bounded loops; the program that makes each step.
     Steps(&'static str),
 }
@@ -75,8 +77,8 @@ enum Walk {
 impl Walk {
     fn name(self) -> &'static str {
         match self {
-            Self::Iterator => "task iterator",
-            Self::Loop => "bpf_loop",
+            Self::Direct => "direct loads",
+            Self::Probe => "probe reads",
             Self::Steps(_) => "bounded loops",
         }
     }
@@ -89,15 +91,15 @@ const MARK: &str = "mark_victim";
 const DECISION: [Rung; 9] = [
     rung(
         DecisionHook::Fentry,
-        "decision_fentry_iter",
+        "decision_fentry_direct",
         Target::Fentry(KILL),
-        Walk::Iterator,
+        Walk::Direct,
     ),
     rung(
         DecisionHook::Fentry,
-        "decision_fentry_loop",
+        "decision_fentry_probe",
         Target::Fentry(KILL),
-        Walk::Loop,
+        Walk::Probe,
     ),
     rung(
         DecisionHook::Fentry,
@@ -107,9 +109,9 @@ const DECISION: [Rung; 9] = [
     ),
     rung(
         DecisionHook::Kprobe,
-        "decision_kprobe_loop",
+        "decision_kprobe_probe",
         Target::Kprobe(KILL),
-        Walk::Loop,
+        Walk::Probe,
     ),
     rung(
         DecisionHook::Kprobe,
@@ -119,21 +121,21 @@ const DECISION: [Rung; 9] = [
     ),
     rung(
         DecisionHook::TpBtf,
-        "decision_tp_btf_iter",
+        "decision_tp_btf_direct",
         Target::TpBtf(MARK),
-        Walk::Iterator,
+        Walk::Direct,
     ),
     rung(
         DecisionHook::TpBtf,
-        "decision_tp_btf_loop",
+        "decision_tp_btf_probe",
         Target::TpBtf(MARK),
-        Walk::Loop,
+        Walk::Probe,
     ),
     rung(
         DecisionHook::RawTp,
-        "decision_raw_tp_loop",
+        "decision_raw_tp_probe",
         Target::RawTp(MARK),
-        Walk::Loop,
+        Walk::Probe,
     ),
     rung(
         DecisionHook::RawTp,
@@ -208,10 +210,10 @@ impl Ladder<'_> {
                 remedy: remedy.into(),
             });
         };
-        if rung.walk == Walk::Iterator && self.kernel.kfuncs.is_none() {
+        if rung.walk == Walk::Direct && self.kernel.kfuncs.is_none() {
             refuse(
-                "no bpf_iter_task_new in this kernel".into(),
-                "kernel 6.7 or later",
+                "no bpf_rdonly_cast in this kernel".into(),
+                "kernel 6.2 or later",
             );
             return Ok(None);
         }
@@ -220,6 +222,10 @@ impl Ladder<'_> {
                 "mark_victim hands over a number, not a task".into(),
                 "kernel 6.9 or later",
             );
+            return Ok(None);
+        }
+        if rung.hook == DecisionHook::Kprobe && !has_kprobes() {
+            refuse("this kernel has no kprobes".into(), remedy_of(rung.target));
             return Ok(None);
         }
         if let Err(error) = self.load_decision(rung) {
@@ -404,6 +410,9 @@ impl Ladder<'_> {
     ) -> Hook {
         let mut refused = Vec::new();
         for (program, target) in choices {
+            if matches!(target, Target::Kprobe(_)) && !has_kprobes() {
+                continue;
+            }
             match self.load_and_attach(program, target) {
                 Ok(()) => {
                     let rung = Some(target.name());
@@ -499,7 +508,7 @@ fn pick<T>(hook: DecisionHook, typed: T, probe: T) -> [T; 2] {
 fn decision_cost(rung: Rung) -> String {
     match rung.hook {
         DecisionHook::Fentry | DecisionHook::Kprobe => match rung.walk {
-            Walk::Iterator | Walk::Loop => String::new(),
+            Walk::Direct | Walk::Probe => String::new(),
             Walk::Steps(_) => "snapshots stop at some 120,000 processes".into(),
         },
         DecisionHook::TpBtf | DecisionHook::RawTp => "the snapshot comes after the kernel's report, \
@@ -552,6 +561,17 @@ fn remedy_of(target: Target) -> &'static str {
         Target::Kprobe(_) => "CONFIG_KPROBES and CONFIG_KPROBE_EVENTS",
         Target::TpBtf(_) | Target::RawTp(_) => "CONFIG_BPF_EVENTS, and kernel 5.8 or later",
     }
+}
+
+/// Whether kprobes can be had at all. Loading programs for them succeeds without, and takes a while.
+fn has_kprobes() -> bool {
+    [
+        "/sys/bus/event_source/devices/kprobe",
+        "/sys/kernel/tracing/kprobe_events",
+        "/sys/kernel/debug/tracing/kprobe_events",
+    ]
+    .iter()
+    .any(|path| Path::new(path).exists())
 }
 
 fn missing() -> ProgramError {

@@ -118,6 +118,11 @@ impl Btf {
         self.ids(name, KIND_STRUCT).find_map(|id| self.size(id))
     }
 
+    /// Id of a struct.
+    pub(super) fn struct_id(&self, name: &str) -> Option<u32> {
+        self.ids(name, KIND_STRUCT).next()
+    }
+
     /// Elements of an array type.
     pub(super) fn elements(&self, type_id: u32) -> Option<u32> {
         let at = self.at(self.resolve(type_id)?)?;

@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 pub(super) const BTF_PATH: &str = "/sys/kernel/btf/vmlinux";
 
 /// Functions and tracepoints whose prototypes matter, beside the structs of the layout.
-const NAMES: [&str; 18] = [
+const NAMES: [&str; 16] = [
     "css_set",
     "page_counter",
     "percpu_counter",
@@ -27,9 +27,7 @@ const NAMES: [&str; 18] = [
     "btf_trace_mark_victim",
     "btf_trace_mm_vmscan_direct_reclaim_begin",
     "btf_trace_mm_vmscan_memcg_reclaim_begin",
-    "bpf_iter_task_new",
-    "bpf_iter_task_next",
-    "bpf_iter_task_destroy",
+    "bpf_rdonly_cast",
     "gfp_t",
     "mm_struct",
 ];
@@ -40,7 +38,7 @@ pub(super) struct Kernel {
     pub(super) layout: [u32; layout::COUNT],
     /// The part of the configuration that is the kernel's.
     pub(super) config: [u64; config::COUNT],
-    /// BTF ids of the task iterator's functions, if the kernel has all of them.
+    /// BTF ids of the kernel functions that the programs call, if the kernel has all of them.
     pub(super) kfuncs: Option<Vec<(u32, u32)>>,
     /// Whether the kernel scores by exact sums.
     pub(super) scores_exact: bool,
@@ -153,6 +151,7 @@ fn derive(btf: &Btf, what: &str) -> Option<u32> {
                 .find(|(name, _)| name == "memory_cgrp_id")?;
             Some(slots + 8 * index)
         }
+        "task_btf_id" => btf.struct_id("task_struct"),
         "memcg_events_count" => btf.elements(btf.member("mem_cgroup", "memory_events")?.type_id),
         _ => None,
     }

@@ -7,9 +7,9 @@ use crate::error::{Error, Result};
 /// What `cargo xtask build-ebpf` builds from the package `oomtrace-ebpf`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!("oomtrace.bpf.o");
 
-/// Calls of the task iterator: one each to create, advance and destroy, in each of the two programs
-/// that walk with it. The compiler may double a call, never drop one.
-const LEAST_KFUNC_CALLS: usize = 6;
+/// Calls in the one function that walks with direct loads. The compiler may double a call, never drop
+/// one.
+const LEAST_KFUNC_CALLS: usize = 2;
 
 /// `BPF_JMP | BPF_CALL`.
 const CALL: u8 = 0x85;
@@ -41,7 +41,7 @@ pub(super) fn with_kfuncs(kfuncs: Option<&[(u32, u32)]>) -> Result<Cow<'static, 
     }
     if calls < LEAST_KFUNC_CALLS {
         return Err(Error::Bpf {
-            what: format!("find the task iterator in the BPF object ({calls} calls)"),
+            what: format!("find the kernel functions in the BPF object ({calls} calls)"),
             source: None,
         });
     }

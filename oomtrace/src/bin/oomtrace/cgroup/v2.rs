@@ -104,8 +104,7 @@ mod tests {
             dir: mount.join(dir),
         };
         let parent = parent(&place).expect("readable");
-        let below = parent.map(|dir| dir.strip_prefix(mount).expect("below").to_owned());
-        below
+        parent.map(|dir| dir.strip_prefix(mount).expect("below").to_owned())
     }
 
     #[test]

@@ -187,13 +187,19 @@ fn write_hook(hook: &Hook, column: usize, paint: Paint, out: &mut impl Write) ->
     if !cost.is_empty() {
         line(format!("cost: {cost}"))?;
     }
-    for Refusal {
-        rung,
-        reason,
-        remedy,
-    } in refused
-    {
-        line(format!("refused {rung}: {reason}"))?;
+    // Variants of one hook are mostly refused for one reason.
+    let same = |a: &Refusal, b: &Refusal| a.reason == b.reason && a.remedy == b.remedy;
+    for group in refused.chunk_by(same) {
+        let rungs: Vec<&str> = group.iter().map(|refusal| refusal.rung.as_str()).collect();
+        let Some(Refusal {
+            rung: _,
+            reason,
+            remedy,
+        }) = group.first()
+        else {
+            continue;
+        };
+        line(format!("refused {}: {reason}", rungs.join(", ")))?;
         if !remedy.is_empty() {
             line(format!("  → {remedy}"))?;
         }

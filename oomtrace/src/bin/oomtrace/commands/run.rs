@@ -25,20 +25,15 @@ use crate::{
 /// How long incidents may take to complete after the command has ended.
 const AFTERMATH: Duration = Duration::from_secs(2);
 
-/// What is passed on to the command.
+/// Passed on to the command. Before there is one, they end oomtrace.
+const ENDING: &[Signal] = &[Signal::INT, Signal::TERM, Signal::HUP, Signal::QUIT];
+
+/// Passed on to the command. Heard of only once the trace is armed, as a signal that is handled
+/// makes the kernel give up the loading of a program.
 ///
 /// SIGTSTP is not among them: Ctrl-Z stops the whole job, oomtrace included, and `fg` continues
 /// all of it, by default actions alone.
-const FORWARDED: &[Signal] = &[
-    Signal::INT,
-    Signal::TERM,
-    Signal::HUP,
-    Signal::QUIT,
-    Signal::USR1,
-    Signal::USR2,
-    Signal::WINCH,
-    Signal::CONT,
-];
+const OTHERS: &[Signal] = &[Signal::USR1, Signal::USR2, Signal::WINCH, Signal::CONT];
 
 pub(super) fn run(args: &Run, color: Color) -> Result<u8> {
     let Some(command) = args.command.first() else {
@@ -52,18 +47,15 @@ pub(super) fn run(args: &Run, color: Color) -> Result<u8> {
 
 async fn trace(args: &Run, color: Color) -> Result<u8> {
     // Everything that can fail comes before the command, and undoes itself.
-    let mut signals = Signals::listen(FORWARDED)?;
+    let mut signals = Signals::listen(ENDING)?;
     let report = report(args, color)?;
-    let mut tracer = Tracer::start(&args.trace.options())?;
-    let scratch = scratch(args)?;
-    if let Ok(signal) = timeout(Duration::ZERO, signals.next()).await
-        && matches!(
-            signal,
-            Signal::INT | Signal::TERM | Signal::HUP | Signal::QUIT
-        )
-    {
-        return Ok(child::status_of(signal.as_raw()));
+    let tracer = Tracer::start(&args.trace.options());
+    if let Some(status) = interrupted(&mut signals).await {
+        return Ok(status);
     }
+    let mut tracer = tracer?;
+    signals.add(OTHERS)?;
+    let scratch = scratch(args)?;
     let mut child = Child::start(&args.command, scratch.as_ref())?;
 
     let mut printer = Printer::new(report);
@@ -76,6 +68,12 @@ async fn trace(args: &Run, color: Color) -> Result<u8> {
         output::say(format_args!("no OOM kill happened"));
     }
     Ok(status)
+}
+
+/// The exit status, if a signal has arrived already.
+async fn interrupted(signals: &mut Signals) -> Option<u8> {
+    let signal = timeout(Duration::ZERO, signals.next()).await.ok()?;
+    Some(child::status_of(signal.as_raw()))
 }
 
 /// Shows incidents and passes signals on until the command ends.

@@ -17,10 +17,10 @@ pub(super) fn watch(args: &Watch, color: Color) -> Result<u8> {
 }
 
 async fn until_stopped(args: &Watch, color: Color) -> Result<u8> {
-    // Before arming: a signal that arrives from here on still detaches in order.
-    let mut stop = Signals::listen(&[Signal::INT, Signal::TERM, Signal::HUP])?;
     let mut report = Report::stdout(args.format, color);
+    // A signal until here just ends the process, and the kernel detaches what was attached.
     let mut tracer = Tracer::start(&args.trace.options())?;
+    let mut stop = Signals::listen(&[Signal::INT, Signal::TERM, Signal::HUP])?;
     output::say(format_args!("armed ({})", decision_rung(&tracer)));
 
     let deadline = args.duration.and_then(|d| Instant::now().checked_add(d));
