@@ -16,6 +16,7 @@ const TERMS: Terms = Terms {
     page_bytes: PAGE,
     total_pages: 16_384,
     partial: false,
+    late: false,
     unscored: false,
 };
 
@@ -184,6 +185,27 @@ pub(crate) fn every_difference_is_found() -> anyhow::Result<()> {
         let tally = compare(&incident, &report[0], TERMS);
         ensure!(!tally.off.is_empty(), "a false {what} goes unnoticed");
     }
+    Ok(())
+}
+
+pub(crate) fn only_a_victim_under_a_weak_hook_may_move_on() -> anyhow::Result<()> {
+    let report = witness::reports(witness::tests::MEMCG.iter().copied());
+    let late = Terms {
+        late: true,
+        ..TERMS
+    };
+    let differences = |candidate: usize, decision: &str, terms: Terms| {
+        let mut incident = agreeing();
+        let rungs = &mut incident.source.rungs;
+        rungs.insert("decision".to_owned(), decision.to_owned());
+        more(&mut incident.candidates[candidate].file_bytes);
+        compare(&incident, &report[0], terms).off.len()
+    };
+    let (victim, other) = (1, 2);
+    ensure!(differences(victim, "raw_tp mark_victim", late) == 0);
+    ensure!(differences(other, "raw_tp mark_victim", late) > 0);
+    ensure!(differences(victim, "fentry oom_kill_process", late) > 0);
+    ensure!(differences(victim, "raw_tp mark_victim", TERMS) > 0);
     Ok(())
 }
 

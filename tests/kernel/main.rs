@@ -75,6 +75,10 @@ const UNIT: &[(&str, UnitTest)] = &[
         compare_tests::agreement_is_found,
     ),
     (
+        "compare::only_a_victim_under_a_weak_hook_may_move_on",
+        compare_tests::only_a_victim_under_a_weak_hook_may_move_on,
+    ),
+    (
         "compare::every_difference_is_found",
         compare_tests::every_difference_is_found,
     ),

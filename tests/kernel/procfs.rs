@@ -87,6 +87,14 @@ pub(crate) fn page_bytes() -> anyhow::Result<u64> {
     u64::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).context("page size")
 }
 
+/// Whether threads hold back counts of their memory: `SPLIT_RSS_COUNTING`, gone in 6.2 with commit
+/// f1a7941243c1 ("mm: convert mm's rss stats into percpu_counter").
+pub(crate) fn threads_hold_counts_back() -> anyhow::Result<bool> {
+    const TYPE: &[u8] = b"\0task_rss_stat\0";
+    let btf = fs::read("/sys/kernel/btf/vmlinux").context("BTF of the kernel")?;
+    Ok(btf.windows(TYPE.len()).any(|window| window == TYPE))
+}
+
 /// A line of `/proc/meminfo`, in bytes.
 pub(crate) fn meminfo(name: &str) -> anyhow::Result<u64> {
     let text = fs::read_to_string("/proc/meminfo").context("/proc/meminfo")?;

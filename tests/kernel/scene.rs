@@ -125,6 +125,7 @@ impl<'a> Scene<'a> {
                 page_bytes,
                 total_pages: total_bytes / page_bytes,
                 partial: lost > 0,
+                late: procfs::threads_hold_counts_back()?,
                 unscored: self.unscored,
             },
             scene: self,
@@ -251,6 +252,9 @@ impl Seen<'_> {
         let mut note = format!("{} processes", self.processes.len());
         if !self.later_reports.is_empty() {
             note += &format!(", {} later kills", self.later_reports.len());
+        }
+        if tally.late > 0 {
+            note += &format!(", {} figures of the dying victim had moved on", tally.late);
         }
         if self.lost > 0 {
             note += &format!(", the kernel log lost {} records", self.lost);

@@ -26,6 +26,10 @@ pub(super) fn global(context: &Context, args: &[&str]) -> anyhow::Result<Verdict
         Job::new("hold", 5).name(b"safe").adj(-1000).start()?,
     ];
     let seen = scene.kill(|| grower.go())?;
+    let scored = seen.incident.source.rungs.contains_key("kernel score");
+    if args.contains(&"--kernel-scores") && !scored {
+        return Err(Skip("this kernel has no hook for its own score".into()).into());
+    }
     seen.judge(&[hog.pid()], |tally| {
         if args.contains(&"--kernel-scores") {
             let mut all = seen.incident.candidates.iter();
