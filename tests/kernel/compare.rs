@@ -58,7 +58,7 @@ pub(crate) struct Terms {
     /// Whether the log lost records of this report.
     pub(crate) partial: bool,
     /// Whether each thread holds back counts of its own, as until 6.1. A victim adds them up as soon
-    /// as it begins to die: after the kernel's report, and before or after `mark_victim`.
+    /// as it begins to die: after the table, before or after `mark_victim` and the line of the kill.
     pub(crate) late: bool,
     /// `vm.oom_kill_allocating_task`: nobody's score was compared.
     pub(crate) unscored: bool,
@@ -116,6 +116,9 @@ pub(crate) fn is_listed(candidate: &Candidate) -> bool {
             Some(Protected | AlreadyReaped | AlreadyVictim | Vfork)
         )
 }
+
+/// What one thread can hold back: 64 faults of up to 16 pages.
+const LATE_PAGES: i64 = 64 * 16;
 
 struct Comparison<'a> {
     incident: &'a Incident,
@@ -382,8 +385,9 @@ impl Comparison<'_> {
                     continue;
                 }
             };
-            let slack = if figure.ends_with("-rss") {
-                self.slack_pages(pid) * i64::try_from(self.terms.page_bytes / 1024).unwrap_or(4)
+            let slack = if self.terms.late && figure.ends_with("-rss") {
+                // Printed after SIGKILL whatever the hook.
+                LATE_PAGES * i64::try_from(self.terms.page_bytes / 1024).unwrap_or(4)
             } else {
                 0
             };
@@ -404,12 +408,11 @@ impl Comparison<'_> {
             .find(|candidate| candidate.pid == pid)
     }
 
-    /// How far the figures of a victim may have moved on since the kernel's report: what one thread
-    /// holds back for 64 faults of up to 16 pages. Nobody else's may, nor under a better hook.
+    /// How far a row of the table may be off: a victim's, when the hook comes after SIGKILL.
     fn slack_pages(&self, pid: u32) -> i64 {
         let dying = self.report.kills.iter().any(|kill| kill.pid == pid);
         if self.weak && self.terms.late && dying {
-            64 * 16
+            LATE_PAGES
         } else {
             0
         }

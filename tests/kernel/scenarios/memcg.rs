@@ -14,6 +14,9 @@ use crate::{
 
 /// The plain case: a big idle process dies for the growth of a small one.
 pub(super) fn memcg(context: &Context, args: &[&str]) -> anyhow::Result<Verdict> {
+    if args.contains(&"tp_btf") && !mark_victim_hands_over_a_task() {
+        return Err(Skip("mark_victim hands over a number here, not a task".into()).into());
+    }
     let scratch = context.scratch("memcg")?;
     let dir = scratch.dir();
     let hog = Job::new("hold", 40)
@@ -320,6 +323,12 @@ fn idlers(scratch: &Scratch) -> anyhow::Result<Vec<Worker>> {
     })
     .into_iter()
     .collect()
+}
+
+/// Since commit 72ba14deb40a ("mm: update mark_victim tracepoints fields") and its backports.
+fn mark_victim_hands_over_a_task() -> bool {
+    let format = "/sys/kernel/tracing/events/oom/mark_victim/format";
+    fs::read_to_string(format).is_ok_and(|format| format.contains(" comm;"))
 }
 
 /// Only some may lower `oom_score_adj`, and root in a container often is not among them.
