@@ -21,6 +21,8 @@ use crate::{
 mod candidate;
 mod cgroup;
 mod scope;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use cgroup::has_oom_group;
 
@@ -144,7 +146,7 @@ fn is_ours(frame: &incident::Frame) -> bool {
 
 fn gfp(session: &Session, begin: &Begin) -> Option<Gfp> {
     let raw = match begin.gfp {
-        ABSENT_U32 if begin.reclaim_kind == RECLAIM_NONE => return None,
+        ABSENT_U32 if !asked_in_reclaim(begin) => return None,
         ABSENT_U32 => begin.reclaim_gfp,
         raw => raw,
     };
@@ -152,6 +154,13 @@ fn gfp(session: &Session, begin: &Begin) -> Option<Gfp> {
         raw,
         names: gfp_names(&session.gfp_bits, raw),
     })
+}
+
+/// Whether the last reclaim tells what was asked for. Reclaim for a zone is given the allocation's own
+/// flags and order; reclaim for a cgroup is given order 0 and flags of its own
+/// (`try_to_free_mem_cgroup_pages`, mm/vmscan.c).
+fn asked_in_reclaim(begin: &Begin) -> bool {
+    begin.reclaim_kind == RECLAIM_DIRECT
 }
 
 /// The kernel's own way of naming flags: the largest compound that fits, then the next, then what is
@@ -205,7 +214,7 @@ fn gfp_names(bits: &[(u32, String)], raw: u32) -> Vec<String> {
 
 fn order(begin: &Begin) -> Option<i32> {
     match begin.order {
-        i32::MIN if begin.reclaim_kind == RECLAIM_NONE => None,
+        i32::MIN if !asked_in_reclaim(begin) => None,
         i32::MIN => Some(begin.reclaim_order),
         order => Some(order),
     }
@@ -297,13 +306,18 @@ fn victim(session: &Session, parts: &Parts, record: &VictimRecord) -> Victim {
 
 /// Settles who is what, and what came of it.
 fn finish_victims(incident: &mut Incident, parts: &Parts) {
-    let chosen = match incident.chosen {
-        Some(chosen) => incident
-            .candidates
-            .iter()
-            .find(|candidate| candidate.pid == chosen.pid)
-            .map(|candidate| candidate.tgid)
-            .or(Some(chosen.pid)),
+    // `oom_control.chosen` is the leader, which may have exited; what counts is the thread that has the
+    // memory, as in the table of candidates and in the kernel's own report.
+    let chosen = match &mut incident.chosen {
+        Some(chosen) => {
+            let holder = incident
+                .candidates
+                .iter()
+                .find(|candidate| candidate.tgid == chosen.pid || candidate.pid == chosen.pid);
+            let tgid = holder.map_or(chosen.pid, |holder| holder.tgid);
+            chosen.pid = holder.map_or(chosen.pid, |holder| holder.pid);
+            Some(tgid)
+        }
         // The first mark of a decision is the chosen one's.
         None => incident.victims.first().map(|victim| victim.tgid),
     };

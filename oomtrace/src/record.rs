@@ -169,3 +169,59 @@ pub struct Notes {
     /// Not empty: the incident is passed on before it was over, and why.
     pub unfinished: Option<String>,
 }
+
+#[cfg(test)]
+mod tests {
+    use zerocopy::IntoBytes;
+
+    use super::*;
+
+    fn rows_record(count: u32) -> Vec<u8> {
+        let size = size_of::<Rows>() + count as usize * size_of::<Row>();
+        let head = Rows {
+            header: Header {
+                kind: KIND_ROWS,
+                size: u32::try_from(size).expect("small"),
+                incident: 1,
+                time_ns: 2,
+            },
+            first: 0,
+            count,
+        };
+        let mut bytes = head.as_bytes().to_vec();
+        bytes.resize(size, 7);
+        bytes
+    }
+
+    #[test]
+    fn rows_come_back_whole() {
+        let Ok(Record::Rows(header, rows)) = Record::decode(&rows_record(3)) else {
+            panic!("not rows");
+        };
+        assert_eq!((header.incident, rows.len()), (1, 3));
+        assert_eq!(rows[2].tgid, 0x0707_0707);
+    }
+
+    #[test]
+    fn every_cut_and_every_kind_is_an_error_or_a_record_never_a_panic() {
+        let bytes = rows_record(2);
+        let (mut refused, mut read) = (0, 0);
+        for kind in 0..8 {
+            for cut in 0..=bytes.len() {
+                for claim in [0, 23, cut, bytes.len(), usize::MAX] {
+                    let mut bytes = bytes[..cut].to_vec();
+                    if cut >= size_of::<Header>() {
+                        bytes[..4].copy_from_slice(&u32::to_ne_bytes(kind));
+                        let claim = u32::try_from(claim).unwrap_or(u32::MAX);
+                        bytes[4..8].copy_from_slice(&claim.to_ne_bytes());
+                    }
+                    match Record::decode(&bytes) {
+                        Ok(_) => read += 1,
+                        Err(_) => refused += 1,
+                    }
+                }
+            }
+        }
+        assert!(read > 0 && refused > read, "{read} read, {refused} refused");
+    }
+}

@@ -16,7 +16,7 @@ use aya::{
 };
 use oomtrace_ebpf::layout::setting;
 
-use super::{DecisionHook, Hook, Options, Refusal, kernel::Kernel};
+use super::{DecisionHook, Hook, Options, Refusal, kernel::Kernel, symbols};
 use crate::error::{Error, Result};
 
 /// How a program gets called.
@@ -362,9 +362,18 @@ impl Ladder<'_> {
             ("scored", Target::Fexit("oom_badness")),
         ];
         let mut refused = Vec::new();
-        for (program, target) in parts {
-            if let Err(error) = self.load_and_attach(program, target) {
-                refused.push(refusal(target, &error));
+        if symbols::any_starts_with("oom_badness.part.") {
+            // The killer calls the part; the whole is left for /proc.
+            refused.push(Refusal {
+                rung: "fexit oom_badness".into(),
+                reason: "the compiler split the function, so the killer does not call it".into(),
+                remedy: "kernel 6.1 or later".into(),
+            });
+        } else {
+            for (program, target) in parts {
+                if let Err(error) = self.load_and_attach(program, target) {
+                    refused.push(refusal(target, &error));
+                }
             }
         }
         let complete = refused.is_empty();

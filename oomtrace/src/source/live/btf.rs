@@ -365,3 +365,83 @@ fn text_at(data: &[u8], at: usize) -> Option<&[u8]> {
     let rest = data.get(at..)?;
     rest.iter().position(|&b| b == 0).map(|end| &rest[..end])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NAMED: [Named; 3] = [
+        Named {
+            name: "mark_oom_victim",
+            kind: KIND_FUNC,
+            id: 7,
+        },
+        Named {
+            name: "btf_trace_mark_victim",
+            kind: KIND_TYPEDEF,
+            id: 900,
+        },
+        Named {
+            name: "out_of_memory",
+            kind: KIND_FUNC,
+            id: 90_000,
+        },
+    ];
+
+    fn parse(data: Vec<u8>) -> Option<Btf> {
+        Btf::parse(data, NAMED.iter().map(|named| named.name))
+    }
+
+    #[test]
+    fn sparse_types_keep_their_ids() {
+        let btf = parse(sparse(&NAMED)).expect("what was written");
+        assert_eq!(btf.function("mark_oom_victim"), Some(7));
+        assert_eq!(btf.typedef("btf_trace_mark_victim"), Some(900));
+        assert_eq!(btf.function("out_of_memory"), Some(90_000));
+        assert_eq!(btf.function("btf_trace_mark_victim"), None);
+    }
+
+    #[test]
+    fn the_loader_accepts_them() {
+        let bytes = sparse(&NAMED);
+        assert!(aya::Btf::parse(&bytes, aya::Endianness::default()).is_ok());
+    }
+
+    #[test]
+    fn no_cut_or_flip_makes_it_panic() {
+        let bytes = sparse(&NAMED[..2]);
+        let mut tried = 0;
+        for at in 0..bytes.len() {
+            let _ = parse(bytes[..at].to_vec());
+            let mut flipped = bytes.clone();
+            flipped[at] ^= 1 << (at % 8);
+            if let Some(btf) = parse(flipped) {
+                let _ = btf.parameters("btf_trace_mark_victim");
+                let _ = btf.member("mark_oom_victim", "a.b");
+            }
+            tried += 1;
+        }
+        assert!(tried > 10_000);
+    }
+
+    #[test]
+    fn members_of_the_running_kernel_are_where_the_loader_would_look() {
+        // Not every machine shows its types; where it does, a list head and its neighbour are told apart.
+        let Ok(btf) = Btf::open(
+            Path::new("/sys/kernel/btf/vmlinux"),
+            ["list_head"].into_iter(),
+        ) else {
+            eprintln!("skipped: no /sys/kernel/btf/vmlinux");
+            return;
+        };
+        assert_eq!(
+            btf.member("list_head", "next").map(|member| member.offset),
+            Some(0)
+        );
+        assert_eq!(
+            btf.member("list_head", "prev").map(|member| member.offset),
+            Some(8)
+        );
+        assert_eq!(btf.size_of("list_head"), Some(16));
+    }
+}

@@ -15,6 +15,9 @@ const GROUP_QUIET: Duration = Duration::from_millis(50);
 /// How long to wait for a record that may have been lost.
 const LOST: Duration = Duration::from_secs(2);
 
+/// Decisions without any record that are reported one by one; the kernel side counts all of them.
+const MOST_SKIPPED: u64 = 1_000;
+
 /// Incidents under way.
 pub(super) struct Incidents {
     sees_close: bool,
@@ -25,6 +28,18 @@ pub(super) struct Incidents {
 struct Open {
     parts: Parts,
     touched: Instant,
+}
+
+impl Open {
+    fn new(number: u64, now: Instant) -> Self {
+        Self {
+            parts: Parts {
+                number,
+                ..Parts::default()
+            },
+            touched: now,
+        }
+    }
 }
 
 impl Incidents {
@@ -44,14 +59,18 @@ impl Incidents {
             // kernel side counts it.
             return;
         }
+        // Numbers come one by one, so a number that was skipped is a decision of which every record
+        // was lost so far. It is passed on as one big gap.
+        for skipped in self.newest + 1..number.min(self.newest + MOST_SKIPPED) {
+            self.open
+                .entry(skipped)
+                .or_insert_with(|| Open::new(skipped, now));
+        }
         self.newest = self.newest.max(number);
-        let open = self.open.entry(number).or_insert_with(|| Open {
-            parts: Parts {
-                number,
-                ..Parts::default()
-            },
-            touched: now,
-        });
+        let open = self
+            .open
+            .entry(number)
+            .or_insert_with(|| Open::new(number, now));
         open.touched = now;
         let parts = &mut open.parts;
         match record {
@@ -109,5 +128,98 @@ impl Incidents {
             .first()
             .is_some_and(|victim| has_oom_group(&parts.cgroups, victim.row.cgroup));
         grouped.then(|| open.touched + GROUP_QUIET)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use oomtrace_ebpf::event::{Close, Header, Snapshot};
+
+    use super::*;
+
+    fn header(incident: u64) -> Header {
+        Header {
+            incident,
+            ..Header::default()
+        }
+    }
+
+    fn snapshot(incident: u64) -> Record {
+        Record::Snapshot(Snapshot {
+            header: header(incident),
+            rows: 0,
+            rows_lost: 0,
+            kernel_threads: 0,
+            cgroups: 0,
+            cgroups_lost: 0,
+            flags: 0,
+            took_ns: 0,
+        })
+    }
+
+    fn close(incident: u64) -> Record {
+        Record::Close(Close {
+            header: header(incident),
+            victims: 0,
+            victims_lost: 0,
+        })
+    }
+
+    fn numbers(parts: &[Parts]) -> Vec<u64> {
+        parts.iter().map(|parts| parts.number).collect()
+    }
+
+    #[test]
+    fn with_an_end_in_sight_an_incident_waits_for_it() {
+        let now = Instant::now();
+        let mut incidents = Incidents::new(true);
+        incidents.push(snapshot(1), now);
+        assert!(incidents.take_ready(now).is_empty());
+        incidents.push(close(1), now);
+        assert_eq!(numbers(&incidents.take_ready(now)), [1]);
+    }
+
+    #[test]
+    fn without_one_the_snapshot_is_the_end() {
+        let now = Instant::now();
+        let mut incidents = Incidents::new(false);
+        incidents.push(snapshot(1), now);
+        assert_eq!(numbers(&incidents.take_ready(now)), [1]);
+        assert_eq!(incidents.deadline(), None);
+    }
+
+    #[test]
+    fn a_lost_end_is_waited_for_only_so_long() {
+        let now = Instant::now();
+        let mut incidents = Incidents::new(true);
+        incidents.push(snapshot(1), now);
+        assert_eq!(incidents.deadline(), Some(now + LOST));
+        assert_eq!(numbers(&incidents.take_ready(now + LOST)), [1]);
+    }
+
+    #[test]
+    fn a_later_decision_ends_the_one_before() {
+        let now = Instant::now();
+        let mut incidents = Incidents::new(true);
+        incidents.push(snapshot(1), now);
+        incidents.push(snapshot(2), now);
+        assert_eq!(numbers(&incidents.take_ready(now)), [1]);
+    }
+
+    #[test]
+    fn a_decision_of_which_nothing_came_is_not_silent() {
+        let now = Instant::now();
+        let mut incidents = Incidents::new(true);
+        incidents.push(snapshot(3), now);
+        incidents.push(close(3), now);
+        assert_eq!(numbers(&incidents.take_ready(now)), [1, 2, 3]);
+    }
+
+    #[test]
+    fn a_mark_outside_any_decision_is_no_incident() {
+        let now = Instant::now();
+        let mut incidents = Incidents::new(true);
+        incidents.push(close(0), now);
+        assert!(incidents.take_all().is_empty());
     }
 }

@@ -47,3 +47,34 @@ pub(super) fn with_kfuncs(kfuncs: Option<&[(u32, u32)]>) -> Result<Cow<'static, 
     }
     Ok(Cow::Owned(object))
 }
+
+#[cfg(test)]
+mod tests {
+    use oomtrace_ebpf::layout::kfunc;
+
+    use super::*;
+
+    #[test]
+    fn every_stand_in_becomes_a_call_of_the_kernel() {
+        let object = with_kfuncs(Some(&[(kfunc::RDONLY_CAST, 4711)])).expect("an object of ours");
+        let stand_in = kfunc::RDONLY_CAST.to_le_bytes();
+        let left = object
+            .chunks_exact(8)
+            .filter(|insn| insn[..4] == [CALL, 0, 0, 0] && insn[4..] == stand_in)
+            .count();
+        let made = object
+            .chunks_exact(8)
+            .filter(|insn| {
+                insn[..4] == [CALL, PSEUDO_KFUNC, 0, 0] && insn[4..] == 4711_u32.to_le_bytes()
+            })
+            .count();
+        assert_eq!(left, 0);
+        assert!(made >= LEAST_KFUNC_CALLS, "only {made} calls");
+        assert_eq!(object.len(), OBJECT.len());
+    }
+
+    #[test]
+    fn without_kernel_functions_the_object_is_left_alone() {
+        assert_eq!(&*with_kfuncs(None).expect("an object of ours"), OBJECT);
+    }
+}

@@ -89,6 +89,13 @@ pub(super) fn addresses(names: &[&'static str]) -> HashMap<&'static str, u64> {
     found
 }
 
+/// Whether the kernel has a symbol whose name starts so.
+pub(super) fn any_starts_with(start: &str) -> bool {
+    let mut found = false;
+    each_symbol(|_, _, name| found |= name.starts_with(start));
+    found
+}
+
 /// Calls `visit` with address, kind and name of each symbol. Addresses are zero without the right to
 /// see them (`kernel.kptr_restrict`).
 fn each_symbol(mut visit: impl FnMut(u64, u8, &str)) {
