@@ -9,6 +9,7 @@
     reason = "a task talks to the person who started it"
 )]
 
+mod bench;
 mod check;
 mod cpio;
 mod demo;
@@ -28,6 +29,7 @@ cargo xtask COMMAND
 
   demo                     a real OOM kill in a safe place, traced and explained (needs root)
   test                     everything: check, live tests on this kernel, the kernels in VMs
+  bench [--rounds N]       what a kill and an armed tracer cost here, beside the kernel's own report (root)
   check                    what needs no root: fmt, clippy, docs, tidy, the BPF object, unit tests
   tidy                     the house rules as code
   build-ebpf [--check]     build the BPF object that is committed, or prove that it is what the
@@ -52,6 +54,8 @@ fn main() -> ExitCode {
         "demo" => demo::demo(),
         demo::WORKLOAD => demo::workload(),
         "test" => check::test(),
+        "bench" => bench::main(rest),
+        bench::HOG => bench::hog(rest),
         "check" => check::check(),
         "tidy" => tidy::tidy(),
         "build-ebpf" => ebpf::main(rest),
