@@ -362,6 +362,22 @@ pub struct Close {
 }
 const _: () = assert!(size_of::<Close>() == 32);
 
+/// Longest command line kept, in bytes.
+pub const CMDLINE_LEN: usize = 256;
+
+/// Value of the `CMDLINES` map, by process: what it was started as.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Cmdline {
+    /// `start_boottime` of the process, so that a number used again is not taken for it.
+    pub start_boot_ns: u64,
+    /// Bytes of `text` that are set.
+    pub len: u64,
+    /// Arguments, each ended by a NUL.
+    pub text: [u8; CMDLINE_LEN],
+}
+const _: () = assert!(size_of::<Cmdline>() == 16 + CMDLINE_LEN);
+
 /// Slots of the `COUNTERS` map (an array of `u64`), which never lose a count.
 pub mod counter {
     /// Incidents begun; the last incident's number.

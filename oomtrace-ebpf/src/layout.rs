@@ -119,6 +119,10 @@ layout! {
     MM_PGTABLES_BYTES = required Offset("mm_struct", "pgtables_bytes");
     /// Pages of address space.
     MM_TOTAL_VM = required Offset("mm_struct", "total_vm");
+    /// Where the arguments of the program begin, in user memory.
+    MM_ARG_START = optional Offset("mm_struct", "arg_start");
+    /// Where they end.
+    MM_ARG_END = optional Offset("mm_struct", "arg_end");
     /// `MMF_` flags; a bitmap in a struct of its own since v6.18, at the same place.
     MM_FLAGS = required Offset("mm_struct", "flags");
 

@@ -3,6 +3,7 @@
 pub(crate) mod candidates;
 pub(crate) mod cgroups;
 pub(crate) mod decision;
+pub(crate) mod exec;
 pub(crate) mod reclaim;
 pub(crate) mod row;
 pub(crate) mod score;

@@ -8,10 +8,10 @@
 use aya_ebpf::{
     Global,
     macros::map,
-    maps::{Array, LruHashMap, ProgramArray, RingBuf},
+    maps::{Array, LruHashMap, PerCpuArray, ProgramArray, RingBuf},
 };
 use oomtrace_ebpf::{
-    event::{self, Begin, ROWS_PER_CHUNK, Row, Rows},
+    event::{self, Begin, Cmdline, ROWS_PER_CHUNK, Row, Rows},
     layout::{self, config, setting},
 };
 
@@ -84,6 +84,14 @@ pub(crate) static RECLAIM: LruHashMap<u32, Reclaim> = LruHashMap::with_max_entri
 /// The kernel's own score of each task (by address) in the running scan.
 #[map]
 pub(crate) static POINTS: LruHashMap<u64, Points> = LruHashMap::with_max_entries(131_072, 0);
+
+/// What each process was started as; the ones started longest ago are forgotten first.
+#[map]
+pub(crate) static CMDLINES: LruHashMap<u32, Cmdline> = LruHashMap::with_max_entries(4_096, 0);
+
+/// Room for one command line: too large for the stack, and execs happen on all CPUs at once.
+#[map]
+pub(crate) static CMDLINE: PerCpuArray<Cmdline> = PerCpuArray::with_max_entries(1, 0);
 
 /// The programs that continue a walk where the kernel has no loop of its own.
 #[map]

@@ -106,8 +106,13 @@ impl<'a> Scene<'a> {
         }
         let tracer = watch.pid();
         let is_ours = |incident: &Incident| {
-            let mut victims = incident.victims.iter().map(|victim| victim.tgid);
-            victims.any(|tgid| processes.contains_key(&tgid))
+            // The kernel may choose a process and find its memory gone: a report without a kill.
+            let chosen = incident.chosen.map(|chosen| chosen.pid);
+            let victims = incident.victims.iter().map(|victim| victim.tgid);
+            chosen
+                .into_iter()
+                .chain(victims)
+                .any(|pid| processes.contains_key(&pid))
         };
         let mut incidents = vec![watch.incident(patience, is_ours)?];
         incidents.extend(watch.finish(patience)?.into_iter().filter(is_ours));
@@ -338,10 +343,11 @@ impl Seen<'_> {
         };
         let id = cgroup::id(scratch.dir())?;
         tally.same("id of the cgroup", self.incident.oom_cgroup, Some(id));
-        let ours = self
-            .incident
-            .cgroup(id)
-            .context("the cgroup of the limit is missing")?;
+        let ours = self.incident.cgroup(id).with_context(|| {
+            let known: Vec<u64> = self.incident.cgroups.iter().map(|known| known.id).collect();
+            let gaps = &self.incident.gaps;
+            format!("cgroup {id} of the limit is not among {known:?}; gaps {gaps:?}")
+        })?;
         let path = scratch.kernel_path(scratch.dir());
         tally.same("path of the cgroup", ours.path.to_string(), path);
         let limit = self.terms.total_pages * self.terms.page_bytes;

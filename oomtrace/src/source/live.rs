@@ -170,6 +170,9 @@ impl Tracer {
         let attached = attach::attach(&mut ebpf, &kernel.attach_types()?, &kernel, options)?;
         let events = ring(&mut ebpf, "EVENTS")?;
         let rows = ring(&mut ebpf, "ROWS")?;
+        let execs = ebpf
+            .take_map("CMDLINES")
+            .and_then(|map| map.try_into().ok());
         let counters = ebpf
             .take_map("COUNTERS")
             .ok_or_else(|| no_map("COUNTERS"))?;
@@ -197,11 +200,7 @@ impl Tracer {
             waker: None,
             incidents: Incidents::new(attached.sees_close),
             symbols: Symbols::default(),
-            cmdlines: if options.cmdlines {
-                Some(Cmdlines::scan())
-            } else {
-                Cmdlines::none()
-            },
+            cmdlines: options.cmdlines.then(|| Cmdlines::scan(execs)),
             ready: VecDeque::new(),
         })
     }
@@ -330,11 +329,7 @@ impl Tracer {
             parts.notes.symbols = self.symbols.resolve(&begin.stack[..frames]);
         }
         if let Some(cmdlines) = &mut self.cmdlines {
-            for (tgid, start) in worth_naming(&parts) {
-                if let Some(text) = cmdlines.of(tgid, start) {
-                    parts.notes.cmdlines.insert((tgid, start), text);
-                }
-            }
+            parts.notes.cmdlines = cmdlines.of_all(&worth_naming(&parts), &parts.rows);
         }
         self.ready.push_back(assemble(&self.session, &parts));
     }

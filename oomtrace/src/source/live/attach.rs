@@ -288,6 +288,7 @@ impl Ladder<'_> {
             });
             hooks.push(self.reclaim());
         }
+        hooks.push(self.exec(options));
         if let Err(error) = self.attach_loaded(rung.program, rung.target) {
             refuse(reason_of(&error), remedy_of(rung.target));
             return Ok(None);
@@ -422,6 +423,32 @@ impl Ladder<'_> {
             } else {
                 "gfp and order may be unknown".into()
             },
+        }
+    }
+
+    fn exec(&mut self, options: &Options) -> Hook {
+        let target = Target::RawTp("sched_process_exec");
+        let refused = if options.cmdlines {
+            let attached = self.load_and_attach("exec", target);
+            attached
+                .err()
+                .map(|error| refusal(target, &error))
+                .into_iter()
+                .collect()
+        } else {
+            Vec::new()
+        };
+        let on = options.cmdlines && refused.is_empty();
+        let cost = match (options.cmdlines, on) {
+            (_, true) => "",
+            (true, false) => "command lines of processes that are gone by then stay unknown",
+            (false, false) => "off by --no-cmdline",
+        };
+        Hook {
+            moment: "command lines",
+            rung: on.then(|| target.name()),
+            refused,
+            cost: cost.into(),
         }
     }
 

@@ -1,11 +1,19 @@
-//! Command lines, before they are gone.
+//! Command lines, before they are gone: of what ran before us from `/proc`, of what was started since
+//! from the kernel side, which keeps them from the moment of `exec` without waking anybody.
 //!
 //! A process is known by its number *and* its start, so a number used again is never taken for the
 //! process that had it before, and a number of another pid namespace never matches.
 
 use std::{collections::HashMap, fs, sync::mpsc, thread};
 
+use aya::maps::{HashMap as BpfHashMap, MapData};
+use oomtrace_ebpf::event::{self, Cmdline};
+use zerocopy::FromBytes;
+
 use crate::incident::Text;
+
+/// By process number, as the kernel side keeps them.
+pub(super) type Execs = BpfHashMap<MapData, u32, [u8; size_of::<Cmdline>()]>;
 
 /// Longest command line kept, in bytes.
 const LONGEST: usize = 512;
@@ -14,6 +22,11 @@ const MOST: usize = 4 << 20;
 /// `/proc/PID/stat` counts in `USER_HZ`, which is 100 on every architecture that has BPF.
 const NS_PER_TICK: u64 = 10_000_000;
 
+/// Forks without an exec in between that are followed up.
+const MOST_FORKS: usize = 8;
+
+/// Number and start (in nanoseconds since boot) of a process.
+pub(super) type Process = (u32, u64);
 /// Number and start (in clock ticks since boot) of a process.
 type Key = (u32, u64);
 
@@ -21,11 +34,12 @@ type Key = (u32, u64);
 pub(super) struct Cmdlines {
     known: HashMap<Key, Text>,
     scan: Option<mpsc::Receiver<HashMap<Key, Text>>>,
+    execs: Option<Execs>,
 }
 
 impl Cmdlines {
     /// Reads those of all processes, beside the caller's work.
-    pub(super) fn scan() -> Self {
+    pub(super) fn scan(execs: Option<Execs>) -> Self {
         let (send, scan) = mpsc::channel();
         let started = thread::Builder::new()
             .name("cmdlines".into())
@@ -34,25 +48,54 @@ impl Cmdlines {
         Self {
             known: HashMap::new(),
             scan: started.is_ok().then_some(scan),
+            execs,
         }
     }
 
-    /// Reads none, ever.
-    pub(super) fn none() -> Option<Self> {
-        None
-    }
-
-    /// That of one process, read now if it is not known.
-    pub(super) fn of(&mut self, tgid: u32, start_boot_ns: u64) -> Option<Text> {
+    /// Those of the processes in `wanted`, as far as they can be had.
+    pub(super) fn of_all(
+        &mut self,
+        wanted: &[Process],
+        rows: &[event::Row],
+    ) -> HashMap<Process, Text> {
         if let Some(scan) = self.scan.take() {
             self.known = scan.recv().unwrap_or_default();
         }
-        let key = (tgid, start_boot_ns / NS_PER_TICK);
-        if let Some(known) = self.known.get(&key) {
-            return Some(known.clone());
+        let processes: HashMap<u32, &event::Row> = rows.iter().map(|row| (row.tgid, row)).collect();
+        wanted
+            .iter()
+            .filter_map(|&process| Some((process, self.inherited(process, &processes)?)))
+            .collect()
+    }
+
+    /// A process that was forked and has become no other program since goes by its parent's.
+    fn inherited(&self, process: Process, processes: &HashMap<u32, &event::Row>) -> Option<Text> {
+        let mut at = process;
+        for _ in 0..MOST_FORKS {
+            if let Some(text) = self.of(at) {
+                return Some(text);
+            }
+            let parent = processes.get(&processes.get(&at.0)?.ppid)?;
+            at = (parent.tgid, parent.start_boot_ns);
         }
-        let (found, text) = read(tgid)?;
-        (found == key).then_some(text)
+        None
+    }
+
+    fn of(&self, (tgid, start_boot_ns): Process) -> Option<Text> {
+        let key = (tgid, start_boot_ns / NS_PER_TICK);
+        self.at_exec(tgid, start_boot_ns)
+            .or_else(|| self.known.get(&key).cloned())
+            .or_else(|| read(tgid).and_then(|(found, text)| (found == key).then_some(text)))
+    }
+
+    fn at_exec(&self, tgid: u32, start_boot_ns: u64) -> Option<Text> {
+        let bytes = self.execs.as_ref()?.get(&tgid, 0).ok()?;
+        let record = Cmdline::read_from_bytes(&bytes).ok()?;
+        let length = usize::try_from(record.len).ok()?;
+        let text = record.text.get(..length)?;
+        (record.start_boot_ns == start_boot_ns)
+            .then(|| joined(text.to_vec()))
+            .flatten()
     }
 }
 
@@ -82,19 +125,21 @@ fn read(pid: u32) -> Option<(Key, Text)> {
     let mut cmdline = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
     // Read after, so that the command line cannot belong to a later process.
     let start = start_ticks(pid)?;
-    while cmdline.last() == Some(&0) {
-        cmdline.pop();
-    }
-    if cmdline.is_empty() {
-        return None;
-    }
     cmdline.truncate(LONGEST);
-    for byte in &mut cmdline {
+    Some(((pid, start), joined(cmdline)?))
+}
+
+/// Arguments with spaces between them instead of NULs.
+fn joined(mut arguments: Vec<u8>) -> Option<Text> {
+    while arguments.last() == Some(&0) {
+        arguments.pop();
+    }
+    for byte in &mut arguments {
         if *byte == 0 {
             *byte = b' ';
         }
     }
-    Some(((pid, start), Text::new(cmdline)))
+    (!arguments.is_empty()).then(|| Text::new(arguments))
 }
 
 /// Field 22 of `/proc/PID/stat`; the second may hold spaces and brackets.

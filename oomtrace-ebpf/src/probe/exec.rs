@@ -1,0 +1,59 @@
+//! Command lines, kept from the moment they exist: a victim's is gone before anybody can look.
+//!
+//! # Kernel
+//! Tracepoint `sched:sched_process_exec`, raw arguments `(struct task_struct *, pid_t, struct
+//! linux_binprm *)`; the new program's arguments have just been written, so they are in memory.
+
+use aya_ebpf::{
+    helpers::generated::{bpf_get_current_pid_tgid, bpf_get_current_task, bpf_probe_read_user},
+    macros::raw_tracepoint,
+    programs::RawTracePointContext,
+};
+use oomtrace_ebpf::{event::CMDLINE_LEN, layout as at};
+
+use crate::{
+    kernel::{Address, Probe, follow, get, has},
+    state::{CMDLINE, CMDLINES},
+};
+
+/// A process became another program.
+#[raw_tracepoint]
+fn exec(_ctx: RawTracePointContext) -> u32 {
+    if !has(at::MM_ARG_START) || !has(at::MM_ARG_END) {
+        return 0;
+    }
+    let Some(record) = CMDLINE.get_ptr_mut(0) else {
+        return 0;
+    };
+    // SAFETY: this CPU's own element; the tracepoint does not nest.
+    let record = unsafe { &mut *record };
+    // SAFETY: takes nothing.
+    let task = unsafe { bpf_get_current_task() } as Address;
+    let mm = follow::<Probe>(task, at::TASK_MM);
+    let start = get::<Probe, u64>(mm, at::MM_ARG_START);
+    let length = get::<Probe, u64>(mm, at::MM_ARG_END).wrapping_sub(start);
+    let length = if length > CMDLINE_LEN as u64 {
+        CMDLINE_LEN as u64
+    } else {
+        length
+    };
+    // SAFETY: at most the size of `text` is written, and a fault zeroes it.
+    let status = unsafe {
+        bpf_probe_read_user(
+            record.text.as_mut_ptr().cast(),
+            length as u32,
+            start as *const _,
+        )
+    };
+    if status != 0 {
+        return 0;
+    }
+    record.len = length;
+    let leader = follow::<Probe>(task, at::TASK_GROUP_LEADER);
+    record.start_boot_ns = get::<Probe, u64>(leader, at::TASK_START_BOOTTIME);
+    // SAFETY: takes nothing.
+    let tgid = (unsafe { bpf_get_current_pid_tgid() } >> 32) as u32;
+    // A full map forgets the process that was started longest ago.
+    let _ = CMDLINES.insert(&tgid, &*record, 0);
+    0
+}
