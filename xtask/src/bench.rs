@@ -13,7 +13,6 @@ use std::{fs, path::Path, thread, time::Duration};
 use anyhow::{Context, Result, bail, ensure};
 
 use self::{
-    kmsg::Kmsg,
     scene::{HOG_COMM, Scene},
     table::{Spread, Table, thousands},
     tracer::{Memory, Tracer},
@@ -82,7 +81,6 @@ pub(crate) fn main(args: &[String]) -> Result<()> {
 
 /// Takes all measurements; returns them as Markdown.
 fn measure(oomtrace: &Path, rounds: usize, load_before: [f64; 3]) -> Result<String> {
-    let kmsg = Kmsg::follow(HOG_COMM)?;
     let scene = Scene::set()?;
 
     println!("arming {ARMINGS} times");
@@ -103,7 +101,7 @@ fn measure(oomtrace: &Path, rounds: usize, load_before: [f64; 3]) -> Result<Stri
         let crowd = scene.gather(size)?;
         let mut results = Vec::new();
         for _ in 0..rounds {
-            let round = kill(&tracer, &scene, &kmsg, &mut hook)?;
+            let round = kill(&tracer, &scene, &mut hook)?;
             kills += 1;
             println!("  {}", round.describe());
             results.push(round);
@@ -117,7 +115,7 @@ fn measure(oomtrace: &Path, rounds: usize, load_before: [f64; 3]) -> Result<Stri
     }
     let few = scene.gather(1)?;
     while kills < KILLS {
-        kill(&tracer, &scene, &kmsg, &mut hook)?;
+        kill(&tracer, &scene, &mut hook)?;
         kills += 1;
     }
     drop(few);
@@ -163,14 +161,12 @@ fn measure(oomtrace: &Path, rounds: usize, load_before: [f64; 3]) -> Result<Stri
 }
 
 /// Causes one kill and sees what it cost.
-fn kill(tracer: &Tracer, scene: &Scene, kmsg: &Kmsg, hook: &mut String) -> Result<Round> {
-    kmsg.forget();
+fn kill(tracer: &Tracer, scene: &Scene, hook: &mut String) -> Result<Round> {
     // And the hog.
     let reported = scene.population()? + 1;
     let before = tracer.programs()?;
-    scene.kill()?;
+    let report = kmsg::during(HOG_COMM, || scene.kill())?;
     let incident = tracer.incident(HOG_COMM)?;
-    let report = kmsg.report();
     let after = tracer.programs()?;
 
     if let Some(name) = json::member(&incident, "source")
@@ -204,7 +200,7 @@ fn kill(tracer: &Tracer, scene: &Scene, kmsg: &Kmsg, hook: &mut String) -> Resul
         snapshot_ns: alone.then_some(longest.ns as f64),
         own_ns: json::member(&incident, "snapshot_ns").and_then(|ns| ns.parse().ok()),
         report_ns: report
-            .us
+            .us()
             .filter(|_| alone)
             .map(|us| us as f64 * 1e3 - within as f64),
         overruns: report.overruns,
@@ -339,7 +335,7 @@ fn memory_rows(table: &mut Table, when: &str, memory: &Memory) {
     table.row([
         format!("memory {when}, in all"),
         format!(
-            "{} = {} anonymous + {} of files, of which rings {} (of {} mapped)",
+            "{}: {} anonymous, {} of files; rings {} of {}",
             mib(*rss),
             mib(*anon),
             mib(*file),
