@@ -7,7 +7,10 @@ use std::{
     fs::{File, OpenOptions},
     io::{ErrorKind, Read, Seek, SeekFrom},
     os::unix::fs::OpenOptionsExt,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Barrier,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
 };
 
@@ -42,9 +45,14 @@ pub(super) fn during(comm: &str, kill: impl FnOnce() -> Result<()>) -> Result<Re
         .open("/dev/kmsg")
         .context("/dev/kmsg")?;
     log.seek(SeekFrom::End(0)).context("/dev/kmsg")?;
-    let over = AtomicBool::new(false);
+    let (ready, over) = (Barrier::new(2), AtomicBool::new(false));
     thread::scope(|scope| {
-        let reader = scope.spawn(|| follow(log, comm, &over));
+        let reader = scope.spawn(|| {
+            super::hurry();
+            ready.wait();
+            follow(log, comm, &over)
+        });
+        ready.wait();
         let killed = kill();
         over.store(true, Ordering::Release);
         let report = reader.join().ok().context("the reader of the log failed")?;

@@ -6,10 +6,12 @@
 
 use std::{
     env, fs,
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Write},
     os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, Stdio},
+    thread,
+    time::Duration,
 };
 
 use anyhow::{Context, Result, bail, ensure};
@@ -109,7 +111,7 @@ impl Scene {
             .context("cannot run sh")?;
         let hold = shell.stdin.take();
         let stdout = shell.stdout.take().context("a piped stdout")?;
-        let crowd = Crowd { shell, hold };
+        let crowd = Crowd { shell, hold, size };
         let mut line = String::new();
         BufReader::new(stdout).read_line(&mut line)?;
         ensure!(
@@ -172,11 +174,21 @@ impl Drop for Scene {
 pub(super) struct Crowd {
     shell: Child,
     hold: Option<ChildStdin>,
+    size: usize,
 }
 
 impl Drop for Crowd {
     fn drop(&mut self) {
-        drop(self.hold.take());
+        if let Some(mut hold) = self.hold.take() {
+            // One line ends one of them. All at once would be a load average of thousands, and what
+            // is measured next would have to wait for it to go.
+            for _ in 0..self.size {
+                if hold.write_all(b"\n").is_err() {
+                    break;
+                }
+                thread::sleep(Duration::from_micros(200));
+            }
+        }
         let _ = self.shell.wait();
     }
 }
@@ -186,6 +198,7 @@ pub(crate) fn hog(args: &[String]) -> Result<()> {
     let [cgroup, mib] = args else {
         bail!("needs a cgroup and a number of MiB");
     };
+    super::hurry();
     fs::write(Path::new(cgroup).join("cgroup.procs"), "0").context("cannot join the cgroup")?;
     fs::write("/proc/self/comm", HOG_COMM)?;
     // Whatever the crowd has grown to, it is this process that dies.
