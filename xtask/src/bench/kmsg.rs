@@ -4,92 +4,91 @@
 //! What was overwritten before it was read is noticed, never guessed.
 
 use std::{
-    fs::File,
+    fs::{File, OpenOptions},
     io::{ErrorKind, Read, Seek, SeekFrom},
-    sync::mpsc::{self, Receiver, Sender},
+    os::unix::fs::OpenOptionsExt,
+    sync::{
+        Barrier,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
-    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result};
 
-/// The kernel says "Killed process" within this time, or never.
-const PATIENCE: Duration = Duration::from_secs(5);
-
-/// A reader of the log that has its own thread for as long as this process lives.
-pub(super) struct Kmsg(Receiver<Event>);
+/// Of Linux on every architecture that it is used on today, MIPS and the like apart.
+const O_NONBLOCK: i32 = 0o4000;
 
 /// How long the kernel took over a report.
+#[derive(Default)]
 pub(super) struct Report {
-    /// From the header to the line that names the killed process, in microseconds, if both were read.
-    pub(super) us: Option<u64>,
+    /// Stamps in microseconds of the header and of the line that names the killed process.
+    header: Option<u64>,
+    killed: Option<u64>,
     /// How often records had been overwritten before they were read.
     pub(super) overruns: u32,
+}
+
+impl Report {
+    /// From one line to the other, in microseconds, if both were read.
+    pub(super) fn us(&self) -> Option<u64> {
+        self.killed?.checked_sub(self.header?)
+    }
+}
+
+/// Does something that makes the kernel kill a process called `comm` that ran out of memory itself,
+/// and reads the report. By the end of `kill`, the process must be gone.
+pub(super) fn during(comm: &str, kill: impl FnOnce() -> Result<()>) -> Result<Report> {
+    let mut log = OpenOptions::new()
+        .read(true)
+        .custom_flags(O_NONBLOCK)
+        .open("/dev/kmsg")
+        .context("/dev/kmsg")?;
+    log.seek(SeekFrom::End(0)).context("/dev/kmsg")?;
+    let (ready, over) = (Barrier::new(2), AtomicBool::new(false));
+    thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            super::hurry();
+            ready.wait();
+            follow(log, comm, &over)
+        });
+        ready.wait();
+        let killed = kill();
+        over.store(true, Ordering::Release);
+        let report = reader.join().ok().context("the reader of the log failed")?;
+        killed.and(report)
+    })
+}
+
+/// Never sleeps: by the time that a sleeping reader has been woken, the header may be overwritten.
+fn follow(mut log: File, comm: &str, over: &AtomicBool) -> Result<Report> {
+    let header = format!("{comm} invoked oom-killer: ");
+    let name = format!("({comm})");
+    let mut report = Report::default();
+    let mut record = [0_u8; 8192];
+    loop {
+        // Looked at first, so that nothing is written between the last read and the end.
+        let last = over.load(Ordering::Acquire);
+        // One read is one record.
+        match log.read(&mut record) {
+            Ok(len) => match event(&String::from_utf8_lossy(&record[..len]), &header, &name) {
+                Some(Event::Header(at)) => report.header = Some(at),
+                Some(Event::Killed(at)) => report.killed = Some(at),
+                None => {}
+            },
+            Err(error) if error.kind() == ErrorKind::WouldBlock && last => return Ok(report),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => thread::yield_now(),
+            // What the kernel answers when records were overwritten.
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => report.overruns += 1,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error).context("/dev/kmsg"),
+        }
+    }
 }
 
 enum Event {
     Header(u64),
     Killed(u64),
-    Overrun,
-}
-
-impl Kmsg {
-    /// Reads from now on, for reports whose trigger and victim are both called `comm`.
-    pub(super) fn follow(comm: &'static str) -> Result<Self> {
-        let mut log = File::open("/dev/kmsg").context("/dev/kmsg")?;
-        log.seek(SeekFrom::End(0)).context("/dev/kmsg")?;
-        let (sender, receiver) = mpsc::channel();
-        thread::spawn(move || pass_on(log, comm, &sender));
-        Ok(Self(receiver))
-    }
-
-    /// Forgets what was read so far.
-    pub(super) fn forget(&self) {
-        while self.0.try_recv().is_ok() {}
-    }
-
-    /// The next report.
-    pub(super) fn report(&self) -> Report {
-        let until = Instant::now() + PATIENCE;
-        let (mut header, mut overruns) = (None, 0);
-        loop {
-            let rest = until.saturating_duration_since(Instant::now());
-            let us = match self.0.recv_timeout(rest) {
-                Ok(Event::Header(at)) => {
-                    header = Some(at);
-                    continue;
-                }
-                Ok(Event::Overrun) => {
-                    overruns += 1;
-                    continue;
-                }
-                Ok(Event::Killed(at)) => header.and_then(|header| at.checked_sub(header)),
-                Err(_) => None,
-            };
-            return Report { us, overruns };
-        }
-    }
-}
-
-/// One read is one record. Ends when nobody listens any more.
-fn pass_on(mut log: File, comm: &str, events: &Sender<Event>) {
-    let header = format!("{comm} invoked oom-killer: ");
-    let name = format!("({comm})");
-    let mut record = [0_u8; 8192];
-    loop {
-        let event = match log.read(&mut record) {
-            Ok(len) => event(&String::from_utf8_lossy(&record[..len]), &header, &name),
-            // What the kernel answers when records were overwritten.
-            Err(error) if error.kind() == ErrorKind::BrokenPipe => Some(Event::Overrun),
-            Err(error) if error.kind() == ErrorKind::Interrupted => None,
-            Err(_) => return,
-        };
-        if let Some(event) = event
-            && events.send(event).is_err()
-        {
-            return;
-        }
-    }
 }
 
 /// A record is `priority,sequence,microseconds,flags;text`.

@@ -6,10 +6,12 @@
 
 use std::{
     env, fs,
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Write},
     os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, Stdio},
+    thread,
+    time::Duration,
 };
 
 use anyhow::{Context, Result, bail, ensure};
@@ -23,8 +25,8 @@ const STATS: &str = "/proc/sys/kernel/bpf_stats_enabled";
 const MIB: u64 = 1 << 20;
 /// What the hog needs to grow before it hits the limit.
 const ROOM: u64 = 48 * MIB;
-/// What one of the crowd may cost the cgroup while it starts.
-const PER_PROCESS: u64 = 220 << 10;
+/// What one of the crowd may cost the cgroup; some 300 KiB is usual, mostly the kernel's own.
+const PER_PROCESS: u64 = 512 << 10;
 
 /// Waits for the end of this process, however it comes, and undoes what outlives it.
 const UNDO: &str = r#"trap "" INT TERM HUP
@@ -43,7 +45,7 @@ echo 0 >/proc/self/oom_score_adj
 exec 3<&0
 left=$2
 while [ $left -gt 0 ]; do
-    read -r _ <&3 &
+    read -r _ <&3 >/dev/null &
     left=$((left - 1))
 done
 echo ready
@@ -89,7 +91,15 @@ impl Scene {
 
     /// Brings `size` processes into the cgroup, then leaves no more room than the hog needs.
     pub(super) fn gather(&self, size: usize) -> Result<Crowd> {
-        self.limit(60 * MIB + PER_PROCESS * size as u64)?;
+        let most = 60 * MIB + PER_PROCESS * size as u64;
+        let available = available()?;
+        ensure!(
+            available > 2 * most,
+            "{size} processes may take {} MiB; of {} MiB that is too much",
+            most / MIB,
+            available / MIB
+        );
+        self.limit(most)?;
         let mut shell = Command::new("sh")
             .args(["-c", GATHER, "sh"])
             .arg(&self.cgroup)
@@ -101,7 +111,7 @@ impl Scene {
             .context("cannot run sh")?;
         let hold = shell.stdin.take();
         let stdout = shell.stdout.take().context("a piped stdout")?;
-        let crowd = Crowd { shell, hold };
+        let crowd = Crowd { shell, hold, size };
         let mut line = String::new();
         BufReader::new(stdout).read_line(&mut line)?;
         ensure!(
@@ -164,11 +174,21 @@ impl Drop for Scene {
 pub(super) struct Crowd {
     shell: Child,
     hold: Option<ChildStdin>,
+    size: usize,
 }
 
 impl Drop for Crowd {
     fn drop(&mut self) {
-        drop(self.hold.take());
+        if let Some(mut hold) = self.hold.take() {
+            // One line ends one of them. All at once would be a load average of thousands, and what
+            // is measured next would have to wait for it to go.
+            for _ in 0..self.size {
+                if hold.write_all(b"\n").is_err() {
+                    break;
+                }
+                thread::sleep(Duration::from_micros(200));
+            }
+        }
         let _ = self.shell.wait();
     }
 }
@@ -178,6 +198,7 @@ pub(crate) fn hog(args: &[String]) -> Result<()> {
     let [cgroup, mib] = args else {
         bail!("needs a cgroup and a number of MiB");
     };
+    super::hurry();
     fs::write(Path::new(cgroup).join("cgroup.procs"), "0").context("cannot join the cgroup")?;
     fs::write("/proc/self/comm", HOG_COMM)?;
     // Whatever the crowd has grown to, it is this process that dies.
@@ -189,6 +210,16 @@ pub(crate) fn hog(args: &[String]) -> Result<()> {
     }
     std::hint::black_box(held);
     Ok(())
+}
+
+/// Bytes that this machine could still give out.
+fn available() -> Result<u64> {
+    let meminfo = fs::read_to_string("/proc/meminfo").context("/proc/meminfo")?;
+    let line = meminfo
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:"));
+    let kib = line.and_then(|rest| rest.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    Ok(kib.context("/proc/meminfo has no MemAvailable")? << 10)
 }
 
 /// Where the memory controller is mounted, and whether that is cgroup v2.
