@@ -424,24 +424,71 @@ mod tests {
         assert!(tried > 10_000);
     }
 
-    #[test]
-    fn members_of_the_running_kernel_are_where_the_loader_would_look() {
-        // Not every machine shows its types; where it does, a list head and its neighbour are told apart.
-        let Ok(btf) = Btf::open(
-            Path::new("/sys/kernel/btf/vmlinux"),
-            ["list_head"].into_iter(),
-        ) else {
-            eprintln!("skipped: no /sys/kernel/btf/vmlinux");
-            return;
+    /// `struct outer { int first; union { struct { int pad; int[3] deep; }; }; unsigned bit : 3; }`.
+    fn outer() -> Vec<u8> {
+        let strings = b"\0outer\0first\0pad\0deep\0bit\0int\0";
+        let at = |name: &[u8]| {
+            let found = strings
+                .windows(name.len() + 2)
+                .position(|window| window[0] == 0 && window[1..=name.len()] == *name);
+            found.map_or(0, |found| found as u32 + 1)
         };
-        assert_eq!(
-            btf.member("list_head", "next").map(|member| member.offset),
-            Some(0)
-        );
-        assert_eq!(
-            btf.member("list_head", "prev").map(|member| member.offset),
-            Some(8)
-        );
-        assert_eq!(btf.size_of("list_head"), Some(16));
+        let types: [&[u32]; 5] = [
+            &[at(b"int"), KIND_INT << 24, 4, 32],
+            &[0, KIND_ARRAY << 24, 0, 1, 1, 3],
+            &[
+                0,
+                KIND_STRUCT << 24 | 2,
+                16,
+                at(b"pad"),
+                1,
+                0,
+                at(b"deep"),
+                2,
+                32,
+            ],
+            &[0, KIND_UNION << 24 | 1, 16, 0, 3, 0],
+            // The top bit says that members carry their width in bits above their offset.
+            &[
+                at(b"outer"),
+                1 << 31 | KIND_STRUCT << 24 | 3,
+                24,
+                at(b"first"),
+                1,
+                0,
+                0,
+                4,
+                32,
+                at(b"bit"),
+                1,
+                3 << 24 | 160,
+            ],
+        ];
+        let length: usize = types.iter().map(|words| words.len() * 4).sum();
+        let mut bytes = vec![0x9f, 0xeb, 1, 0];
+        for word in [24, 0, length as u32, length as u32, strings.len() as u32] {
+            bytes.extend_from_slice(&u32::to_ne_bytes(word));
+        }
+        for word in types.iter().flat_map(|words| words.iter()) {
+            bytes.extend_from_slice(&word.to_ne_bytes());
+        }
+        bytes.extend_from_slice(strings);
+        bytes
+    }
+
+    #[test]
+    fn members_are_found_through_what_has_no_name() {
+        let btf = Btf::parse(outer(), ["outer"].into_iter()).expect("valid BTF");
+        let offset = |path| btf.member("outer", path).map(|member| member.offset);
+        assert_eq!(offset("first"), Some(0));
+        assert_eq!(offset("pad"), Some(4));
+        assert_eq!(offset("deep"), Some(8));
+        assert_eq!(offset("bit"), Some(20));
+        assert_eq!(offset("absent"), None);
+        assert_eq!(offset("first.more"), None);
+        assert_eq!(btf.size_of("outer"), Some(24));
+        let deep = btf.member("outer", "deep").expect("found above");
+        assert_eq!(btf.elements(deep.type_id), Some(3));
+        assert_eq!(btf.size(deep.type_id), Some(12));
     }
 }
