@@ -323,8 +323,12 @@ impl Seen<'_> {
         let killed = |report: &Report| -> BTreeSet<u32> {
             report.kills.iter().map(|kill| kill.pid).collect()
         };
-        let ours: Vec<_> = self.later_incidents.iter().map(victims).collect();
-        let theirs: Vec<_> = self.later_reports.iter().map(killed).collect();
+        // A decision that killed nobody is silent on one side or the other: the kernel prints nothing
+        // for a process that it finds dying, and the choice alone for one without memory.
+        let ours = self.later_incidents.iter().map(victims);
+        let ours: Vec<_> = ours.filter(|killed| !killed.is_empty()).collect();
+        let theirs = self.later_reports.iter().map(killed);
+        let theirs: Vec<_> = theirs.filter(|killed| !killed.is_empty()).collect();
         tally.same("later kills", ours, theirs);
         let incidents = [&self.incident].into_iter().chain(&self.later_incidents);
         let killed_by_ours: usize = incidents.map(|incident| victims(incident).len()).sum();

@@ -59,14 +59,9 @@ impl Incidents {
             // kernel side counts it.
             return;
         }
-        // Numbers come one by one, so a number that was skipped is a decision of which every record
-        // was lost so far. It is passed on as one big gap.
-        for skipped in self.newest + 1..number.min(self.newest + MOST_SKIPPED) {
-            self.open
-                .entry(skipped)
-                .or_insert_with(|| Open::new(skipped, now));
+        if !matches!(record, Record::Rows(..)) {
+            self.see(number, now);
         }
-        self.newest = self.newest.max(number);
         let open = self
             .open
             .entry(number)
@@ -81,6 +76,20 @@ impl Incidents {
             Record::Victim(victim) => parts.victims.push(*victim),
             Record::Close(close) => parts.close = Some(close),
         }
+    }
+
+    /// Notes that a record of the reserved ring was of this incident, so those before are over. The
+    /// bulk ring tells no such thing: it is drained later, and may hold rows of a decision whose
+    /// predecessor's last records have not been read.
+    fn see(&mut self, number: u64, now: Instant) {
+        // Numbers come one by one, so a number that was skipped is a decision of which every record
+        // was lost so far. It is passed on as one big gap.
+        for skipped in self.newest + 1..number.min(self.newest + MOST_SKIPPED) {
+            self.open
+                .entry(skipped)
+                .or_insert_with(|| Open::new(skipped, now));
+        }
+        self.newest = self.newest.max(number);
     }
 
     /// Removes what is complete, or will not become so. To be called with all rings drained.
@@ -203,6 +212,17 @@ mod tests {
         let mut incidents = Incidents::new(true);
         incidents.push(snapshot(1), now);
         incidents.push(snapshot(2), now);
+        assert_eq!(numbers(&incidents.take_ready(now)), [1]);
+    }
+
+    #[test]
+    fn rows_of_a_later_decision_end_nothing() {
+        let now = Instant::now();
+        let mut incidents = Incidents::new(true);
+        incidents.push(snapshot(1), now);
+        incidents.push(Record::Rows(header(2), Vec::new()), now);
+        assert!(incidents.take_ready(now).is_empty());
+        incidents.push(close(1), now);
         assert_eq!(numbers(&incidents.take_ready(now)), [1]);
     }
 
