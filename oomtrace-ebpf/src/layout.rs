@@ -8,6 +8,10 @@
 /// An entry of the table that the running kernel does not have.
 pub const ABSENT: u32 = u32::MAX;
 
+/// Offset that a direct load is compiled with: this plus the number of the entry. User space puts the real
+/// one in its place. No load of the programs' own reaches so far.
+pub const STAND_IN: usize = 0x7000;
+
 /// Where the value of an entry comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
@@ -76,6 +80,8 @@ layout! {
     TASK_CGROUPS = required Offset("task_struct", "cgroups");
     /// Name, 16 bytes, NUL-terminated.
     TASK_COMM = required Offset("task_struct", "comm");
+    /// Its second half.
+    TASK_COMM_8 = required Derived("task_comm_8");
     /// Boot-time start of the task; `real_start_time` before v5.5 (cf25e24db61c).
     TASK_START_BOOTTIME = required Offset("task_struct", "start_boottime|real_start_time");
     /// NUMA nodes the task may use; absent without CONFIG_CPUSETS.
@@ -108,13 +114,23 @@ layout! {
     /// The number itself.
     UPID_NR = optional Offset("upid", "nr");
 
-    /// First of the four memory counters: `mm.rss_stat.count[0]` up to v6.1, `mm.rss_stat[0].count`
-    /// since f1a7941243c1 "mm: convert mm's rss stats into percpu_counter" (in v6.2).
-    MM_RSS = required Derived("mm_rss");
-    /// Distance between two of them.
-    MM_RSS_STRIDE = required Derived("mm_rss_stride");
-    /// Distance from a counter's value to its pointer to the per-CPU parts; absent up to v6.1.
-    MM_RSS_PERCPU = optional Derived("mm_rss_percpu");
+    /// First of the four memory counters, by `RSS_`: `mm.rss_stat.count[0]` up to v6.1,
+    /// `mm.rss_stat[0].count` since f1a7941243c1 "mm: convert mm's rss stats into percpu_counter" (in v6.2).
+    MM_RSS_0 = required Derived("mm_rss_0");
+    /// The second.
+    MM_RSS_1 = required Derived("mm_rss_1");
+    /// The third.
+    MM_RSS_2 = required Derived("mm_rss_2");
+    /// The fourth.
+    MM_RSS_3 = required Derived("mm_rss_3");
+    /// Pointer to the CPUs' shares of the first; absent up to v6.1, as the next three.
+    MM_SHARES_0 = optional Derived("mm_shares_0");
+    /// Of the second.
+    MM_SHARES_1 = optional Derived("mm_shares_1");
+    /// Of the third.
+    MM_SHARES_2 = optional Derived("mm_shares_2");
+    /// Of the fourth.
+    MM_SHARES_3 = optional Derived("mm_shares_3");
     /// Bytes of page tables.
     MM_PGTABLES_BYTES = required Offset("mm_struct", "pgtables_bytes");
     /// Pages of address space.

@@ -4,6 +4,7 @@
 //! running kernel accepts (see `oomtrace::source::live`).
 #![no_std]
 #![no_main]
+#![feature(asm_experimental_arch)]
 
 mod emit;
 mod kernel;

@@ -32,11 +32,11 @@ const STEPS_PER_CALL: u32 = 4_000;
 /// Takes one task of the list. Returns whether the walk may go on.
 #[inline(always)]
 fn visit<M: Mem>(task: Address, state: &mut State, chunk: &mut Chunk) -> bool {
-    if get::<M, u32>(task, at::TASK_FLAGS) & PF_KTHREAD != 0 {
+    if get::<M, u32, { at::TASK_FLAGS }>(task) & PF_KTHREAD != 0 {
         state.kernel_threads += 1;
         return true;
     }
-    let mm = follow::<M>(task, at::TASK_MM);
+    let mm = follow::<M, { at::TASK_MM }>(task);
     if mm.is_null() {
         put_aside(state, task as u64);
         return true;
@@ -69,7 +69,7 @@ fn append<M: Mem>(
     let slot = state.pending as usize & (ROWS_PER_CHUNK - 1);
     let row = &mut chunk.rows[slot];
     let css = row::fill::<M>(leader, holder, mm, row);
-    if get::<M, u64>(holder, at::TASK_MM) != row.mm {
+    if get::<M, u64, { at::TASK_MM }>(holder) != row.mm {
         row::mark(row, STATE_TORN);
     }
     if leader as u64 != holder as u64 {
@@ -110,11 +110,11 @@ pub(crate) fn start(state: &mut State, from: u64) {
 #[inline(always)]
 fn climb(state: &mut State) -> bool {
     let task = state.cursor as Address;
-    if get::<Probe, u32>(task, at::TASK_PID) == 0 {
+    if get::<Probe, u32, { at::TASK_PID }>(task) == 0 {
         state.cursor = next_of::<Probe>(task);
         return false;
     }
-    state.cursor = get::<Probe, u64>(task, at::TASK_REAL_PARENT);
+    state.cursor = get::<Probe, u64, { at::TASK_REAL_PARENT }>(task);
     true
 }
 
@@ -123,7 +123,7 @@ fn climb(state: &mut State) -> bool {
 fn step<M: Walk>(state: &mut State, chunk: &mut Chunk) -> bool {
     let task = M::task(state.cursor);
     // Back at the head: process 0.
-    if get::<M, u32>(task, at::TASK_TGID) == 0 {
+    if get::<M, u32, { at::TASK_TGID }>(task) == 0 {
         return false;
     }
     let next = next_of::<M>(task);
@@ -137,7 +137,7 @@ fn step<M: Walk>(state: &mut State, chunk: &mut Chunk) -> bool {
 /// The process after another in the list.
 #[inline(always)]
 fn next_of<M: Mem>(task: Address) -> u64 {
-    get::<M, u64>(task, at::TASK_TASKS).wrapping_sub(u64::from(offset(at::TASK_TASKS)))
+    get::<M, u64, { at::TASK_TASKS }>(task).wrapping_sub(u64::from(offset(at::TASK_TASKS)))
 }
 
 /// How a walk gets from a number to a task that it can read.
@@ -158,8 +158,8 @@ trait Walk: Mem {
 
 /// Loads for the sake of the cache alone.
 #[inline(always)]
-fn touch(base: Address, entry: usize) {
-    let _ = get::<Direct, u64>(base, entry);
+fn touch<const ENTRY: usize>(base: Address) {
+    let _ = get::<Direct, u64, ENTRY>(base);
 }
 
 impl Walk for Direct {
@@ -171,21 +171,21 @@ impl Walk for Direct {
     #[inline(always)]
     fn touch_task(address: u64) {
         let task = task_at(address);
-        touch(task, at::TASK_TASKS);
-        touch(task, at::TASK_START_BOOTTIME);
-        touch(task, at::TASK_SIGNAL);
-        touch(task, at::TASK_COMM);
-        touch(task, at::TASK_CGROUPS);
+        touch::<{ at::TASK_TASKS }>(task);
+        touch::<{ at::TASK_START_BOOTTIME }>(task);
+        touch::<{ at::TASK_SIGNAL }>(task);
+        touch::<{ at::TASK_COMM }>(task);
+        touch::<{ at::TASK_CGROUPS }>(task);
     }
 
     #[inline(always)]
     fn touch_parts(address: u64) {
         let task = task_at(address);
-        let mm = follow::<Self>(task, at::TASK_MM);
-        touch(mm, at::MM_PGTABLES_BYTES);
-        touch(mm, at::MM_RSS);
-        touch(mm, at::MM_FLAGS);
-        touch(follow::<Self>(task, at::TASK_SIGNAL), at::SIGNAL_OOM_MM);
+        let mm = follow::<Self, { at::TASK_MM }>(task);
+        touch::<{ at::MM_PGTABLES_BYTES }>(mm);
+        touch::<{ at::MM_RSS_0 }>(mm);
+        touch::<{ at::MM_FLAGS }>(mm);
+        touch::<{ at::SIGNAL_OOM_MM }>(follow::<Self, { at::TASK_SIGNAL }>(task));
     }
 }
 
@@ -204,7 +204,7 @@ fn headless_step(state: &mut State, chunk: &mut Chunk, leader: Address, head: u6
         return false;
     }
     let thread = link.wrapping_sub(u64::from(offset(at::TASK_THREAD_NODE)));
-    let mm = follow::<Probe>(thread as Address, at::TASK_MM);
+    let mm = follow::<Probe, { at::TASK_MM }>(thread as Address);
     if mm.is_null() {
         state.cursor = Probe::read::<u64>(link as Address, 0);
         return true;
@@ -227,7 +227,7 @@ fn headless(state: &mut State, chunk: &mut Chunk) -> bool {
         return false;
     };
     let leader = *leader as Address;
-    let signal = get::<Probe, u64>(leader, at::TASK_SIGNAL);
+    let signal = get::<Probe, u64, { at::TASK_SIGNAL }>(leader);
     let head = signal.wrapping_add(u64::from(offset(at::SIGNAL_THREAD_HEAD)));
     state.cursor = Probe::read::<u64>(head as Address, 0);
     let mut turns = 0;

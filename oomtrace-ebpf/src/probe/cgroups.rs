@@ -63,7 +63,7 @@ fn send_next(state: &mut State) -> bool {
         return false;
     };
     let css = *css as Address;
-    let parent = follow::<Probe>(css, at::CSS_PARENT);
+    let parent = follow::<Probe, { at::CSS_PARENT }>(css);
     fill(css, parent, record);
     record.header = emit::header::<Cgroup>(KIND_CGROUP, state.incident);
     // Masked so that the verifier knows a bound.
@@ -85,23 +85,23 @@ fn fill(css: Address, parent: Address, record: &mut Cgroup) {
     } else {
         cgroup_id::<Probe>(parent)
     };
-    let dir = follow::<Probe>(css, at::CSS_CGROUP);
-    record.level = get_or::<Probe, u32>(dir, at::CGROUP_LEVEL, ABSENT_U32);
+    let dir = follow::<Probe, { at::CSS_CGROUP }>(css);
+    record.level = get_or::<Probe, u32, { at::CGROUP_LEVEL }>(dir, ABSENT_U32);
     record.flags = flags(css, dir, parent);
 
-    record.usage = counter_of(css, at::MEMCG_USAGE);
-    record.max = counter_of(css, at::MEMCG_MAX);
-    record.high = counter_of(css, at::MEMCG_HIGH);
-    record.low = counter_of(css, at::MEMCG_LOW);
-    record.min = counter_of(css, at::MEMCG_MIN);
-    record.peak = counter_of(css, at::MEMCG_PEAK);
-    record.failcnt = counter_of(css, at::MEMCG_FAILCNT);
-    record.swap_usage = counter_of(css, at::MEMCG_SWAP_USAGE);
-    record.swap_max = counter_of(css, at::MEMCG_SWAP_MAX);
-    record.swap_failcnt = counter_of(css, at::MEMCG_SWAP_FAILCNT);
-    record.kmem_usage = counter_of(css, at::MEMCG_KMEM_USAGE);
+    record.usage = counter_of::<{ at::MEMCG_USAGE }>(css);
+    record.max = counter_of::<{ at::MEMCG_MAX }>(css);
+    record.high = counter_of::<{ at::MEMCG_HIGH }>(css);
+    record.low = counter_of::<{ at::MEMCG_LOW }>(css);
+    record.min = counter_of::<{ at::MEMCG_MIN }>(css);
+    record.peak = counter_of::<{ at::MEMCG_PEAK }>(css);
+    record.failcnt = counter_of::<{ at::MEMCG_FAILCNT }>(css);
+    record.swap_usage = counter_of::<{ at::MEMCG_SWAP_USAGE }>(css);
+    record.swap_max = counter_of::<{ at::MEMCG_SWAP_MAX }>(css);
+    record.swap_failcnt = counter_of::<{ at::MEMCG_SWAP_FAILCNT }>(css);
+    record.kmem_usage = counter_of::<{ at::MEMCG_KMEM_USAGE }>(css);
     record.swappiness = if has(at::MEMCG_SWAPPINESS) {
-        u64::from(get::<Probe, u32>(css, at::MEMCG_SWAPPINESS))
+        u64::from(get::<Probe, u32, { at::MEMCG_SWAPPINESS }>(css))
     } else {
         ABSENT_U64
     };
@@ -112,26 +112,26 @@ fn fill(css: Address, parent: Address, record: &mut Cgroup) {
 }
 
 #[inline(always)]
-fn counter_of(memcg: Address, entry: usize) -> u64 {
-    get_or::<Probe, u64>(memcg, entry, ABSENT_U64)
+fn counter_of<const ENTRY: usize>(memcg: Address) -> u64 {
+    get_or::<Probe, u64, ENTRY>(memcg, ABSENT_U64)
 }
 
 #[inline(always)]
 fn flags(css: Address, dir: Address, parent: Address) -> u32 {
     let mut flags = 0;
     if has(at::CGROUP_ROOT) && has(at::CGROUP_ROOT_HIERARCHY_ID) {
-        let root = follow::<Probe>(dir, at::CGROUP_ROOT);
-        if get::<Probe, u32>(root, at::CGROUP_ROOT_HIERARCHY_ID) == 0 {
+        let root = follow::<Probe, { at::CGROUP_ROOT }>(dir);
+        if get::<Probe, u32, { at::CGROUP_ROOT_HIERARCHY_ID }>(root) == 0 {
             flags |= CGROUP_V2;
         }
     }
     if parent.is_null() {
         flags |= CGROUP_ROOT;
     }
-    if get_or::<Probe, u8>(css, at::MEMCG_OOM_GROUP, 0) != 0 {
+    if get_or::<Probe, u8, { at::MEMCG_OOM_GROUP }>(css, 0) != 0 {
         flags |= CGROUP_OOM_GROUP;
     }
-    if get_or::<Probe, u8>(css, at::MEMCG_OOM_KILL_DISABLE, 0) != 0 {
+    if get_or::<Probe, u8, { at::MEMCG_OOM_KILL_DISABLE }>(css, 0) != 0 {
         flags |= CGROUP_OOM_KILL_DISABLE;
     }
     flags
@@ -156,8 +156,8 @@ fn events(memcg: Address, entry: usize) -> [u64; MEMCG_EVENTS] {
 
 #[inline(always)]
 fn name(dir: Address, record: &mut Cgroup) {
-    let kn = follow::<Probe>(dir, at::CGROUP_KN);
-    let text = follow::<Probe>(kn, at::KERNFS_NAME);
+    let kn = follow::<Probe, { at::CGROUP_KN }>(dir);
+    let text = follow::<Probe, { at::KERNFS_NAME }>(kn);
     // SAFETY: the helper writes at most the size of `name`, NUL included.
     let length = unsafe {
         bpf_probe_read_kernel_str(
@@ -210,10 +210,10 @@ pub(crate) fn in_oom_group(css: Address) -> bool {
         if memcg.is_null() {
             return false;
         }
-        if get::<Probe, u8>(memcg, at::MEMCG_OOM_GROUP) != 0 {
+        if get::<Probe, u8, { at::MEMCG_OOM_GROUP }>(memcg) != 0 {
             return true;
         }
-        memcg = follow::<Probe>(memcg, at::CSS_PARENT);
+        memcg = follow::<Probe, { at::CSS_PARENT }>(memcg);
         turns += 1;
     }
     false

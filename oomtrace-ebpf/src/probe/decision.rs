@@ -29,7 +29,7 @@ use oomtrace_ebpf::{
 
 use crate::{
     emit::{self, Wake},
-    kernel::{Address, Mem, Probe, follow, get, get_or},
+    kernel::{Address, Probe, follow, get, get_or},
     probe::{
         candidates::{
             self, headless_bounded, headless_loop, step_bounded, walk_direct, walk_probe,
@@ -221,25 +221,25 @@ fn reset(state: &mut State) {
 
 #[inline(always)]
 fn with_control(oc: Address, record: &mut Begin, state: &mut State) {
-    record.constraint = get::<Probe, u32>(oc, at::OC_CONSTRAINT);
-    record.gfp = get::<Probe, u32>(oc, at::OC_GFP_MASK);
-    record.order = get::<Probe, i32>(oc, at::OC_ORDER);
-    record.totalpages = get::<Probe, u64>(oc, at::OC_TOTALPAGES);
-    record.chosen_points = get::<Probe, i64>(oc, at::OC_CHOSEN_POINTS);
-    let chosen = follow::<Probe>(oc, at::OC_CHOSEN);
+    record.constraint = get::<Probe, u32, { at::OC_CONSTRAINT }>(oc);
+    record.gfp = get::<Probe, u32, { at::OC_GFP_MASK }>(oc);
+    record.order = get::<Probe, i32, { at::OC_ORDER }>(oc);
+    record.totalpages = get::<Probe, u64, { at::OC_TOTALPAGES }>(oc);
+    record.chosen_points = get::<Probe, i64, { at::OC_CHOSEN_POINTS }>(oc);
+    let chosen = follow::<Probe, { at::OC_CHOSEN }>(oc);
     record.chosen_pid = if chosen.is_null() {
         ABSENT_U32
     } else {
-        get::<Probe, u32>(chosen, at::TASK_PID)
+        get::<Probe, u32, { at::TASK_PID }>(chosen)
     };
-    let memcg = get_or::<Probe, u64>(oc, at::OC_MEMCG, 0);
+    let memcg = get_or::<Probe, u64, { at::OC_MEMCG }>(oc, 0);
     record.oom_cgroup = if memcg == 0 {
         0
     } else {
         cgroup_id::<Probe>(memcg as Address)
     };
     note(state, memcg);
-    let nodemask = get::<Probe, u64>(oc, at::OC_NODEMASK);
+    let nodemask = get::<Probe, u64, { at::OC_NODEMASK }>(oc);
     record.nodemask = if nodemask == 0 {
         u64::MAX
     } else {
@@ -263,15 +263,15 @@ fn without_control(record: &mut Begin) {
 fn trigger(record: &mut Begin, state: &mut State) {
     // SAFETY: takes nothing.
     let task = unsafe { bpf_get_current_task() } as Address;
-    let leader = follow::<Probe>(task, at::TASK_GROUP_LEADER);
-    let signal = follow::<Probe>(task, at::TASK_SIGNAL);
+    let leader = follow::<Probe, { at::TASK_GROUP_LEADER }>(task);
+    let signal = follow::<Probe, { at::TASK_SIGNAL }>(task);
     record.pid = state.by_pid;
     record.tgid = state.by_tgid;
-    record.uid = get::<Probe, u32>(follow::<Probe>(task, at::TASK_REAL_CRED), at::CRED_UID);
-    record.oom_score_adj = i32::from(get::<Probe, i16>(signal, at::SIGNAL_OOM_SCORE_ADJ));
-    record.start_boot_ns = get::<Probe, u64>(leader, at::TASK_START_BOOTTIME);
+    record.uid = get::<Probe, u32, { at::CRED_UID }>(follow::<Probe, { at::TASK_REAL_CRED }>(task));
+    record.oom_score_adj = i32::from(get::<Probe, i16, { at::SIGNAL_OOM_SCORE_ADJ }>(signal));
+    record.start_boot_ns = get::<Probe, u64, { at::TASK_START_BOOTTIME }>(leader);
     record.comm = comm::<Probe>(task);
-    record.mems_allowed = get_or::<Probe, u64>(task, at::TASK_MEMS_ALLOWED, ABSENT_U64);
+    record.mems_allowed = get_or::<Probe, u64, { at::TASK_MEMS_ALLOWED }>(task, ABSENT_U64);
     let css = css_of::<Probe>(leader);
     record.cgroup = if css.is_null() {
         ABSENT_U64

@@ -29,9 +29,9 @@ fn exec(_ctx: RawTracePointContext) -> u32 {
     let record = unsafe { &mut *record };
     // SAFETY: takes nothing.
     let task = unsafe { bpf_get_current_task() } as Address;
-    let mm = follow::<Probe>(task, at::TASK_MM);
-    let start = get::<Probe, u64>(mm, at::MM_ARG_START);
-    let length = get::<Probe, u64>(mm, at::MM_ARG_END).wrapping_sub(start);
+    let mm = follow::<Probe, { at::TASK_MM }>(task);
+    let start = get::<Probe, u64, { at::MM_ARG_START }>(mm);
+    let length = get::<Probe, u64, { at::MM_ARG_END }>(mm).wrapping_sub(start);
     let length = if length > CMDLINE_LEN as u64 {
         CMDLINE_LEN as u64
     } else {
@@ -49,8 +49,8 @@ fn exec(_ctx: RawTracePointContext) -> u32 {
         return 0;
     }
     record.len = length;
-    let leader = follow::<Probe>(task, at::TASK_GROUP_LEADER);
-    record.start_boot_ns = get::<Probe, u64>(leader, at::TASK_START_BOOTTIME);
+    let leader = follow::<Probe, { at::TASK_GROUP_LEADER }>(task);
+    record.start_boot_ns = get::<Probe, u64, { at::TASK_START_BOOTTIME }>(leader);
     // SAFETY: takes nothing.
     let tgid = (unsafe { bpf_get_current_pid_tgid() } >> 32) as u32;
     // A full map forgets the process that was started longest ago.

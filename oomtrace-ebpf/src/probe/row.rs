@@ -30,27 +30,27 @@ pub(crate) fn fill<M: Mem>(
     mm: Address,
     row: &mut Row,
 ) -> Address {
-    row.pid = get::<M, u32>(holder, at::TASK_PID);
-    row.tgid = get::<M, u32>(leader, at::TASK_TGID);
-    row.flags = get::<M, u32>(holder, at::TASK_FLAGS);
-    row.start_boot_ns = get::<M, u64>(leader, at::TASK_START_BOOTTIME);
+    row.pid = get::<M, u32, { at::TASK_PID }>(holder);
+    row.tgid = get::<M, u32, { at::TASK_TGID }>(leader);
+    row.flags = get::<M, u32, { at::TASK_FLAGS }>(holder);
+    row.start_boot_ns = get::<M, u64, { at::TASK_START_BOOTTIME }>(leader);
     row.comm = comm::<M>(holder);
-    row.mems_allowed = get_or::<M, u64>(holder, at::TASK_MEMS_ALLOWED, ABSENT_U64);
+    row.mems_allowed = get_or::<M, u64, { at::TASK_MEMS_ALLOWED }>(holder, ABSENT_U64);
     row.state = 0;
 
-    let signal = follow::<M>(leader, at::TASK_SIGNAL);
-    row.oom_score_adj = i32::from(get::<M, i16>(signal, at::SIGNAL_OOM_SCORE_ADJ));
-    if get::<M, u64>(signal, at::SIGNAL_OOM_MM) != 0 {
+    let signal = follow::<M, { at::TASK_SIGNAL }>(leader);
+    row.oom_score_adj = i32::from(get::<M, i16, { at::SIGNAL_OOM_SCORE_ADJ }>(signal));
+    if get::<M, u64, { at::SIGNAL_OOM_MM }>(signal) != 0 {
         mark(row, STATE_OOM_VICTIM);
     }
-    if get_or::<M, u8>(signal, at::SIGNAL_OOM_FLAG_ORIGIN, 0) != 0 {
+    if get_or::<M, u8, { at::SIGNAL_OOM_FLAG_ORIGIN }>(signal, 0) != 0 {
         mark(row, STATE_FLAG_ORIGIN);
     }
 
-    let parent = follow::<M>(leader, at::TASK_REAL_PARENT);
-    row.ppid = get::<M, u32>(parent, at::TASK_TGID);
-    let cred = follow::<M>(holder, at::TASK_REAL_CRED);
-    row.uid = get::<M, u32>(cred, at::CRED_UID);
+    let parent = follow::<M, { at::TASK_REAL_PARENT }>(leader);
+    row.ppid = get::<M, u32, { at::TASK_TGID }>(parent);
+    let cred = follow::<M, { at::TASK_REAL_CRED }>(holder);
+    row.uid = get::<M, u32, { at::CRED_UID }>(cred);
     row.ns_pid = ns_pid::<M>(leader);
 
     row.mm = mm as u64;
@@ -64,8 +64,8 @@ pub(crate) fn fill<M: Mem>(
     } else {
         counters::<M>(mm, row);
         if has(at::TASK_VFORK_DONE)
-            && get::<M, u64>(holder, at::TASK_VFORK_DONE) != 0
-            && get::<M, u64>(parent, at::TASK_MM) == row.mm
+            && get::<M, u64, { at::TASK_VFORK_DONE }>(holder) != 0
+            && get::<M, u64, { at::TASK_MM }>(parent) == row.mm
         {
             mark(row, STATE_IN_VFORK);
         }
@@ -82,30 +82,29 @@ pub(crate) fn fill<M: Mem>(
 /// then hold another mm. The caller looks at `task->mm` again afterwards.
 #[inline(always)]
 fn counters<M: Mem>(mm: Address, row: &mut Row) {
-    let base = offset(at::MM_RSS);
-    let stride = offset(at::MM_RSS_STRIDE);
-    if has(at::MM_RSS_PERCPU) {
-        row.rss[0] = M::read(mm, base);
-        row.rss[1] = M::read(mm, base + stride);
-        row.rss[2] = M::read(mm, base + 2 * stride);
-        row.rss[3] = M::read(mm, base + 3 * stride);
+    if has(at::MM_SHARES_0) {
+        row.rss = [
+            get::<M, i64, { at::MM_RSS_0 }>(mm),
+            get::<M, i64, { at::MM_RSS_1 }>(mm),
+            get::<M, i64, { at::MM_RSS_2 }>(mm),
+            get::<M, i64, { at::MM_RSS_3 }>(mm),
+        ];
     } else {
         // Four atomics in a row, up to v6.1, whose verifier does not see through the typedef of an
         // array's elements.
-        row.rss = Probe::read(mm, base);
+        row.rss = Probe::read(mm, offset(at::MM_RSS_0));
     }
-    row.pgtables_bytes = get::<M, i64>(mm, at::MM_PGTABLES_BYTES);
-    row.total_vm_pages = get::<M, u64>(mm, at::MM_TOTAL_VM);
-    if get::<M, u64>(mm, at::MM_FLAGS) & MMF_OOM_SKIP != 0 {
+    row.pgtables_bytes = get::<M, i64, { at::MM_PGTABLES_BYTES }>(mm);
+    row.total_vm_pages = get::<M, u64, { at::MM_TOTAL_VM }>(mm);
+    if get::<M, u64, { at::MM_FLAGS }>(mm) & MMF_OOM_SKIP != 0 {
         mark(row, STATE_MM_OOM_SKIP);
     }
-    if config(config::EXACT) != 0 && has(at::MM_RSS_PERCPU) {
-        let shares = base + offset(at::MM_RSS_PERCPU);
+    if config(config::EXACT) != 0 && has(at::MM_SHARES_0) {
         let parts = [
-            M::read::<u64>(mm, shares),
-            M::read::<u64>(mm, shares + stride),
-            M::read::<u64>(mm, shares + 2 * stride),
-            M::read::<u64>(mm, shares + 3 * stride),
+            get::<M, u64, { at::MM_SHARES_0 }>(mm),
+            get::<M, u64, { at::MM_SHARES_1 }>(mm),
+            get::<M, u64, { at::MM_SHARES_2 }>(mm),
+            get::<M, u64, { at::MM_SHARES_3 }>(mm),
         ];
         if add_cpu_shares(parts, row) {
             mark(row, STATE_EXACT);
@@ -173,8 +172,10 @@ pub(crate) fn load_cpu_offsets(state: &mut State) {
 /// `comm`, whole.
 #[inline(always)]
 pub(crate) fn comm<M: Mem>(task: Address) -> [u8; COMM_LEN] {
-    let start = offset(at::TASK_COMM);
-    let words = [M::read::<u64>(task, start), M::read::<u64>(task, start + 8)];
+    let words = [
+        get::<M, u64, { at::TASK_COMM }>(task),
+        get::<M, u64, { at::TASK_COMM_8 }>(task),
+    ];
     // SAFETY: both are sixteen bytes, and any bytes are a `comm`.
     unsafe { core::mem::transmute::<[u64; 2], [u8; COMM_LEN]>(words) }
 }
@@ -185,8 +186,8 @@ fn ns_pid<M: Mem>(leader: Address) -> u32 {
     if !has(at::TASK_THREAD_PID) || !has(at::PID_NUMBERS) {
         return ABSENT_U32;
     }
-    let pid = follow::<M>(leader, at::TASK_THREAD_PID);
-    let level = get::<M, u32>(pid, at::PID_LEVEL);
+    let pid = follow::<M, { at::TASK_THREAD_PID }>(leader);
+    let level = get::<M, u32, { at::PID_LEVEL }>(pid);
     if level == 0 || level > 32 {
         return ABSENT_U32;
     }
@@ -220,7 +221,7 @@ pub(crate) fn css_of<M: Mem>(task: Address) -> Address {
     if !has(at::CSS_SET_MEMORY) {
         return core::ptr::null();
     }
-    follow::<M>(follow::<M>(task, at::TASK_CGROUPS), at::CSS_SET_MEMORY)
+    follow::<M, { at::CSS_SET_MEMORY }>(follow::<M, { at::TASK_CGROUPS }>(task))
 }
 
 /// The id of the cgroup of a css; 0 if any link is missing, for a read through NULL gives zero. No test
@@ -230,8 +231,8 @@ pub(crate) fn cgroup_id<M: Mem>(css: Address) -> u64 {
     if !has(at::CSS_CGROUP) || !has(at::CGROUP_KN) || !has(at::KERNFS_ID) {
         return 0;
     }
-    let dir = follow::<M>(css, at::CSS_CGROUP);
-    get::<M, u64>(follow::<M>(dir, at::CGROUP_KN), at::KERNFS_ID)
+    let dir = follow::<M, { at::CSS_CGROUP }>(css);
+    get::<M, u64, { at::KERNFS_ID }>(follow::<M, { at::CGROUP_KN }>(dir))
 }
 
 /// Sets a bit in memory that the verifier does not follow, so that what comes after is looked at once and

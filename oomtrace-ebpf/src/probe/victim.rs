@@ -52,7 +52,7 @@ fn victim_kprobe(ctx: ProbeContext) -> u32 {
 /// `__oom_kill_process`, typed.
 #[fentry]
 fn kill_fentry(ctx: FEntryContext) -> u32 {
-    killing(get::<Probe, u32>(ctx.arg(0), at::TASK_TGID));
+    killing(get::<Probe, u32, { at::TASK_TGID }>(ctx.arg(0)));
     0
 }
 
@@ -60,7 +60,7 @@ fn kill_fentry(ctx: FEntryContext) -> u32 {
 #[kprobe]
 fn kill_kprobe(ctx: ProbeContext) -> u32 {
     if let Some(task) = ctx.arg::<Address>(0) {
-        killing(get::<Probe, u32>(task, at::TASK_TGID));
+        killing(get::<Probe, u32, { at::TASK_TGID }>(task));
     }
     0
 }
@@ -163,8 +163,8 @@ fn killing(tgid: u32) {
 #[inline(always)]
 fn send(task: Address) {
     let Some(record) = victim() else { return };
-    let leader = follow::<Probe>(task, at::TASK_GROUP_LEADER);
-    let mm = follow::<Probe>(task, at::TASK_MM);
+    let leader = follow::<Probe, { at::TASK_GROUP_LEADER }>(task);
+    let mm = follow::<Probe, { at::TASK_MM }>(task);
     fill::<Probe>(leader, task, mm, &mut record.row);
     finish(record);
 }

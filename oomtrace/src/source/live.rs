@@ -158,7 +158,7 @@ impl Tracer {
             .map(ToString::to_string)
             .unwrap_or_default();
         let kernel = Kernel::read(&release, host.cpus.unwrap_or(1))?;
-        let object = object::with_kfuncs(kernel.kfuncs.as_deref())?;
+        let object = object::fitted(&kernel.layout, kernel.kfuncs.as_deref())?;
         let mut ebpf = load(&object, &kernel, options)?;
         if kernel.scores_exact {
             // Without the table the scores would be off from the first kill on.

@@ -80,7 +80,7 @@ impl Kernel {
         let layout = layout_of(&btf)?;
         // 5898aa8f9a0b "mm: use exact sums in oom_badness" (in v7.0) left no trace in BTF, so here
         // alone the release decides.
-        let has_percpu = layout[layout::MM_RSS_PERCPU] != ABSENT;
+        let has_percpu = layout[layout::MM_SHARES_0] != ABSENT;
         let scores_exact = has_percpu && major_version(release) >= 7;
         let mut config = [0; config::COUNT];
         config[config::EXACT] = u64::from(scores_exact);
@@ -145,26 +145,16 @@ fn layout_of(btf: &Btf) -> Result<[u32; layout::COUNT]> {
 }
 
 fn derive(btf: &Btf, what: &str) -> Option<u32> {
-    // Up to v6.1 a struct with an array of atomics, since then an array of percpu counters.
-    let plain = || btf.member("mm_struct", "rss_stat.count");
-    let percpu = || btf.member("mm_struct", "rss_stat");
     match what {
-        "mm_rss" => plain()
-            .map(|member| member.offset)
-            .or_else(|| Some(percpu()?.offset + btf.member("percpu_counter", "count")?.offset)),
-        "mm_rss_stride" => match plain() {
-            Some(member) => btf.size(btf.element_type(member.type_id)?),
-            None => btf.size_of("percpu_counter"),
-        },
-        "mm_rss_percpu" => match plain() {
-            Some(_) => None,
-            None => {
-                let count = btf.member("percpu_counter", "count")?.offset;
-                btf.member("percpu_counter", "counters")?
-                    .offset
-                    .checked_sub(count)
-            }
-        },
+        "mm_rss_0" => mm_rss(btf, 0),
+        "mm_rss_1" => mm_rss(btf, 1),
+        "mm_rss_2" => mm_rss(btf, 2),
+        "mm_rss_3" => mm_rss(btf, 3),
+        "mm_shares_0" => mm_shares(btf, 0),
+        "mm_shares_1" => mm_shares(btf, 1),
+        "mm_shares_2" => mm_shares(btf, 2),
+        "mm_shares_3" => mm_shares(btf, 3),
+        "task_comm_8" => Some(btf.member("task_struct", "comm")?.offset + 8),
         "css_set_memory" => {
             let slots = btf.member("css_set", "subsys")?.offset;
             let (_, index) = btf
@@ -177,6 +167,31 @@ fn derive(btf: &Btf, what: &str) -> Option<u32> {
         "memcg_events_count" => btf.elements(btf.member("mem_cgroup", "memory_events")?.type_id),
         _ => None,
     }
+}
+
+/// Where a memory counter is: up to v6.1 in a struct with an array of atomics, since then in an array of
+/// percpu counters.
+fn mm_rss(btf: &Btf, which: u32) -> Option<u32> {
+    if let Some(plain) = btf.member("mm_struct", "rss_stat.count") {
+        let stride = btf.size(btf.element_type(plain.type_id)?)?;
+        return Some(plain.offset + which * stride);
+    }
+    let count = btf.member("percpu_counter", "count")?.offset;
+    Some(percpu_counter(btf, which)? + count)
+}
+
+/// Where the pointer to its per-CPU shares is.
+fn mm_shares(btf: &Btf, which: u32) -> Option<u32> {
+    if btf.member("mm_struct", "rss_stat.count").is_some() {
+        return None;
+    }
+    let shares = btf.member("percpu_counter", "counters")?.offset;
+    Some(percpu_counter(btf, which)? + shares)
+}
+
+fn percpu_counter(btf: &Btf, which: u32) -> Option<u32> {
+    let first = btf.member("mm_struct", "rss_stat")?.offset;
+    Some(first + which * btf.size_of("percpu_counter")?)
 }
 
 fn major_version(release: &str) -> u32 {
