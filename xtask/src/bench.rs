@@ -362,7 +362,7 @@ Snapshot: run time of the BPF program that takes it, by the kernel's own statist
 (`bpf_stats_enabled`), divided by the processes of the whole host that the incident lists. The \
 kernel's report: from its line \"invoked oom-killer\" to its line \"Killed process\", by their stamps \
 in `/dev/kmsg`, divided by the processes of the cgroup, which are those that it lists. Both come from \
-the same kill, of a process at nice -20, so that other work of the machine interrupts it little.
+the same kill, of a process at nice -20, while the log is read on another CPU.
 "
     .to_owned();
     if hook.contains("mark_victim") {
@@ -378,14 +378,36 @@ page of data twice.
     text
 }
 
-/// Gives this thread precedence, if it can be had: else the neighbours' turns count as the kernel's
-/// time, and the log is overwritten before it is read.
-fn hurry() {
+/// Which end of the list of CPUs a thread keeps to.
+enum Side {
+    First,
+    Last,
+}
+
+/// Gives this thread precedence on a CPU, if it can be had: else the neighbours' turns count as the
+/// kernel's time, and the log is overwritten before it is read.
+fn hurry(side: Side) {
     let thread = fs::read_link("/proc/thread-self").unwrap_or_default();
-    if let Some(id) = thread.file_name() {
-        let mut renice = Command::new("renice");
-        renice.args(["-n", "-20", "-p"]).arg(id);
-        let _ = renice.stdout(Stdio::null()).stderr(Stdio::null()).status();
+    let status = fs::read_to_string(Path::new("/proc").join(&thread).join("status"));
+    let status = status.unwrap_or_default();
+    let list = status
+        .lines()
+        .find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+    let (Some(id), Some(list)) = (thread.file_name(), list) else {
+        return;
+    };
+    let mut cpus = list.trim().split([',', '-']);
+    let cpu = match side {
+        Side::First => cpus.next(),
+        Side::Last => cpus.next_back(),
+    };
+    for (program, args) in [
+        ("renice", ["-n", "-20", "-p"]),
+        ("taskset", ["-c", "-p", cpu.unwrap_or("0")]),
+    ] {
+        let mut command = Command::new(program);
+        command.args(args).arg(id);
+        let _ = command.stdout(Stdio::null()).stderr(Stdio::null()).status();
     }
 }
 

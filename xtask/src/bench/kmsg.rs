@@ -48,7 +48,7 @@ pub(super) fn during(comm: &str, kill: impl FnOnce() -> Result<()>) -> Result<Re
     let (ready, over) = (Barrier::new(2), AtomicBool::new(false));
     thread::scope(|scope| {
         let reader = scope.spawn(|| {
-            super::hurry();
+            super::hurry(super::Side::Last);
             ready.wait();
             follow(log, comm, &over)
         });

@@ -198,7 +198,7 @@ pub(crate) fn hog(args: &[String]) -> Result<()> {
     let [cgroup, mib] = args else {
         bail!("needs a cgroup and a number of MiB");
     };
-    super::hurry();
+    super::hurry(super::Side::First);
     fs::write(Path::new(cgroup).join("cgroup.procs"), "0").context("cannot join the cgroup")?;
     fs::write("/proc/self/comm", HOG_COMM)?;
     // Whatever the crowd has grown to, it is this process that dies.
