@@ -4,17 +4,12 @@
 
 mod json;
 mod kmsg;
+mod precedence;
 mod scene;
 mod table;
 mod tracer;
 
-use std::{
-    fs,
-    path::Path,
-    process::{Command, Stdio},
-    thread,
-    time::Duration,
-};
+use std::{fs, path::Path, thread, time::Duration};
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -376,39 +371,6 @@ Rings are mapped twice in a row, so that no record is ever split: their resident
 page of data twice.
 ";
     text
-}
-
-/// Which end of the list of CPUs a thread keeps to.
-enum Side {
-    First,
-    Last,
-}
-
-/// Gives this thread precedence on a CPU, if it can be had: else the neighbours' turns count as the
-/// kernel's time, and the log is overwritten before it is read.
-fn hurry(side: Side) {
-    let thread = fs::read_link("/proc/thread-self").unwrap_or_default();
-    let status = fs::read_to_string(Path::new("/proc").join(&thread).join("status"));
-    let status = status.unwrap_or_default();
-    let list = status
-        .lines()
-        .find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
-    let (Some(id), Some(list)) = (thread.file_name(), list) else {
-        return;
-    };
-    let mut cpus = list.trim().split([',', '-']);
-    let cpu = match side {
-        Side::First => cpus.next(),
-        Side::Last => cpus.next_back(),
-    };
-    for (program, args) in [
-        ("renice", ["-n", "-20", "-p"]),
-        ("taskset", ["-c", "-p", cpu.unwrap_or("0")]),
-    ] {
-        let mut command = Command::new(program);
-        command.args(args).arg(id);
-        let _ = command.stdout(Stdio::null()).stderr(Stdio::null()).status();
-    }
 }
 
 /// The load averages over 1, 5 and 15 minutes.

@@ -16,6 +16,8 @@ use std::{
 
 use anyhow::{Context, Result};
 
+use super::precedence;
+
 /// Of Linux on every architecture that it is used on today, MIPS and the like apart.
 const O_NONBLOCK: i32 = 0o4000;
 
@@ -48,7 +50,7 @@ pub(super) fn during(comm: &str, kill: impl FnOnce() -> Result<()>) -> Result<Re
     let (ready, over) = (Barrier::new(2), AtomicBool::new(false));
     thread::scope(|scope| {
         let reader = scope.spawn(|| {
-            super::hurry(super::Side::Last);
+            precedence::hurry(precedence::Side::Last);
             ready.wait();
             follow(log, comm, &over)
         });
