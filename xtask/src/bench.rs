@@ -240,10 +240,10 @@ impl Round {
             ms(self.snapshot_ns),
             self.reported,
             ms(self.report_ns),
-            match (self.overruns, self.report_ns) {
-                (0, Some(_)) => String::new(),
-                (0, None) => " (it was silent, or there was another kill)".to_owned(),
-                (times, _) => format!(" (records lost {times} times)"),
+            match (self.report_ns, self.overruns) {
+                (Some(_), _) => "",
+                (None, 0) => " (it was silent, or there was another kill)",
+                (None, _) => " (overwritten before it was read)",
             }
         )
     }
@@ -357,7 +357,8 @@ Snapshot: run time of the BPF program that takes it, by the kernel's own statist
 (`bpf_stats_enabled`), divided by the processes of the whole host that the incident lists. The \
 kernel's report: from its line \"invoked oom-killer\" to its line \"Killed process\", by their stamps \
 in `/dev/kmsg`, divided by the processes of the cgroup, which are those that it lists. Both come from \
-the same kill, of a process at nice -20, while the log is read on another CPU.
+the same kill, of a process at nice -20. The log is not read meanwhile; a reader such as journald makes \
+the report slower.
 "
     .to_owned();
     if hook.contains("mark_victim") {
