@@ -4,17 +4,12 @@
 
 mod json;
 mod kmsg;
+mod precedence;
 mod scene;
 mod table;
 mod tracer;
 
-use std::{
-    fs,
-    path::Path,
-    process::{Command, Stdio},
-    thread,
-    time::Duration,
-};
+use std::{fs, path::Path, thread, time::Duration};
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -245,10 +240,10 @@ impl Round {
             ms(self.snapshot_ns),
             self.reported,
             ms(self.report_ns),
-            match (self.overruns, self.report_ns) {
-                (0, Some(_)) => String::new(),
-                (0, None) => " (it was silent, or there was another kill)".to_owned(),
-                (times, _) => format!(" (records lost {times} times)"),
+            match (self.report_ns, self.overruns) {
+                (Some(_), _) => "",
+                (None, 0) => " (it was silent, or there was another kill)",
+                (None, _) => " (overwritten before it was read)",
             }
         )
     }
@@ -362,7 +357,8 @@ Snapshot: run time of the BPF program that takes it, by the kernel's own statist
 (`bpf_stats_enabled`), divided by the processes of the whole host that the incident lists. The \
 kernel's report: from its line \"invoked oom-killer\" to its line \"Killed process\", by their stamps \
 in `/dev/kmsg`, divided by the processes of the cgroup, which are those that it lists. Both come from \
-the same kill, of a process at nice -20, so that other work of the machine interrupts it little.
+the same kill, of a process at nice -20. The log is not read meanwhile; a reader such as journald makes \
+the report slower.
 "
     .to_owned();
     if hook.contains("mark_victim") {
@@ -376,17 +372,6 @@ Rings are mapped twice in a row, so that no record is ever split: their resident
 page of data twice.
 ";
     text
-}
-
-/// Gives this thread precedence, if it can be had: else the neighbours' turns count as the kernel's
-/// time, and the log is overwritten before it is read.
-fn hurry() {
-    let thread = fs::read_link("/proc/thread-self").unwrap_or_default();
-    if let Some(id) = thread.file_name() {
-        let mut renice = Command::new("renice");
-        renice.args(["-n", "-20", "-p"]).arg(id);
-        let _ = renice.stdout(Stdio::null()).stderr(Stdio::null()).status();
-    }
 }
 
 /// The load averages over 1, 5 and 15 minutes.

@@ -1,7 +1,7 @@
 //! The kernel log as it is written: when a report of an OOM kill began and ended.
 //!
-//! A report about thousands of processes is longer than the log, so it is read while it is written.
-//! What was overwritten before it was read is noticed, never guessed.
+//! A report about thousands of processes is longer than the log, so its first line is read while the
+//! rest is written. What was overwritten before it was read is noticed, never guessed.
 
 use std::{
     fs::{File, OpenOptions},
@@ -12,9 +12,12 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread,
+    time::Duration,
 };
 
 use anyhow::{Context, Result};
+
+use super::precedence;
 
 /// Of Linux on every architecture that it is used on today, MIPS and the like apart.
 const O_NONBLOCK: i32 = 0o4000;
@@ -25,7 +28,7 @@ pub(super) struct Report {
     /// Stamps in microseconds of the header and of the line that names the killed process.
     header: Option<u64>,
     killed: Option<u64>,
-    /// How often records had been overwritten before they were read.
+    /// How often records had been overwritten before they were read, by intent or not.
     pub(super) overruns: u32,
 }
 
@@ -48,7 +51,7 @@ pub(super) fn during(comm: &str, kill: impl FnOnce() -> Result<()>) -> Result<Re
     let (ready, over) = (Barrier::new(2), AtomicBool::new(false));
     thread::scope(|scope| {
         let reader = scope.spawn(|| {
-            super::hurry();
+            precedence::hurry(precedence::Side::Last);
             ready.wait();
             follow(log, comm, &over)
         });
@@ -60,7 +63,8 @@ pub(super) fn during(comm: &str, kill: impl FnOnce() -> Result<()>) -> Result<Re
     })
 }
 
-/// Never sleeps: by the time that a sleeping reader has been woken, the header may be overwritten.
+/// Does not sleep before the header: by the time that it had been woken, that may be overwritten. Then
+/// it stands aside until the end, since a busy reader makes the report take twice as long.
 fn follow(mut log: File, comm: &str, over: &AtomicBool) -> Result<Report> {
     let header = format!("{comm} invoked oom-killer: ");
     let name = format!("({comm})");
@@ -72,7 +76,12 @@ fn follow(mut log: File, comm: &str, over: &AtomicBool) -> Result<Report> {
         // One read is one record.
         match log.read(&mut record) {
             Ok(len) => match event(&String::from_utf8_lossy(&record[..len]), &header, &name) {
-                Some(Event::Header(at)) => report.header = Some(at),
+                Some(Event::Header(at)) => {
+                    report.header = Some(at);
+                    while !over.load(Ordering::Acquire) {
+                        thread::sleep(Duration::from_millis(1));
+                    }
+                }
                 Some(Event::Killed(at)) => report.killed = Some(at),
                 None => {}
             },

@@ -16,6 +16,8 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 
+use super::precedence;
+
 /// The hidden command that plays the hog: a cgroup, and the MiB it allocates at most.
 pub(crate) const HOG: &str = "__bench-hog";
 /// The name of the hog in every report.
@@ -198,7 +200,7 @@ pub(crate) fn hog(args: &[String]) -> Result<()> {
     let [cgroup, mib] = args else {
         bail!("needs a cgroup and a number of MiB");
     };
-    super::hurry();
+    precedence::hurry(precedence::Side::First);
     fs::write(Path::new(cgroup).join("cgroup.procs"), "0").context("cannot join the cgroup")?;
     fs::write("/proc/self/comm", HOG_COMM)?;
     // Whatever the crowd has grown to, it is this process that dies.
