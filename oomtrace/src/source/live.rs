@@ -3,6 +3,7 @@
 use std::{
     collections::{HashMap, VecDeque},
     os::fd::{AsFd, OwnedFd},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -131,7 +132,7 @@ pub struct Tracer {
     session: Session,
     hooks: Vec<Hook>,
     /// Keep the programs attached.
-    _links: Vec<attach::Link>,
+    links: Vec<attach::Link>,
     /// Holds the programs that a walk continues with, for as long as it is open.
     _steps: Option<Map>,
     counters: Array<MapData, u64>,
@@ -160,14 +161,19 @@ impl Tracer {
         let kernel = Kernel::read(&release, host.cpus.unwrap_or(1))?;
         let object = object::fitted(&kernel.layout, kernel.kfuncs.as_deref())?;
         let mut ebpf = load(&object, &kernel, options)?;
+        let mut settings = settings(&mut ebpf)?;
+        let addresses = || symbols::addresses(&ADDRESSES.map(|(name, _)| name));
         if kernel.scores_exact {
             // Without the table the scores would be off from the first kill on.
-            point_out_addresses(
-                &mut ebpf,
-                &symbols::addresses(&ADDRESSES.map(|(name, _)| name)),
-            )?;
+            point_out(&mut settings, &addresses())?;
         }
-        let attached = attach::attach(&mut ebpf, &kernel.attach_types()?, &kernel, options)?;
+        let types = kernel.attach_types()?;
+        let attached = attach::attach(&mut ebpf, &mut settings, &types, &kernel, options)?;
+        if !kernel.scores_exact {
+            // Reading all symbols takes longer than arming; a kill that comes before tells a little less
+            // about the host.
+            thread::spawn(move || point_out(&mut settings, &addresses()));
+        }
         let events = ring(&mut ebpf, "EVENTS")?;
         let rows = ring(&mut ebpf, "ROWS")?;
         let execs = ebpf
@@ -192,7 +198,7 @@ impl Tracer {
         Ok(Self {
             session,
             hooks: attached.hooks,
-            _links: attached.links,
+            links: attached.links,
             _steps: ebpf.take_map("STEPS"),
             counters: Array::try_from(counters).map_err(|error| bpf("open the counters", error))?,
             events,
@@ -296,6 +302,7 @@ impl Tracer {
     /// # Errors
     /// As [`Self::next_incident`].
     pub fn finish(mut self) -> Result<Vec<Incident>> {
+        self.links.clear();
         self.drain(Instant::now())?;
         for mut parts in self.incidents.take_all() {
             parts.notes.unfinished = Some("tracing ended before the kill was over".into());
@@ -344,9 +351,14 @@ impl Tracer {
     }
 }
 
+/// What the programs may be told after they are loaded, by `setting`'s constants.
+type Settings = Array<MapData, u64>;
+
 /// Data symbols that tell more about the host, and where the programs expect their addresses.
-const ADDRESSES: [(&str, u32); 3] = [
+const ADDRESSES: [(&str, u32); 4] = [
     ("__per_cpu_offset", setting::PER_CPU_OFFSET),
+    // `NR_FREE_PAGES` is the first of the zone counters (enum zone_stat_item, include/linux/mmzone.h).
+    ("vm_zone_stat", setting::FREE_PAGES),
     ("nr_swap_pages", setting::NR_SWAP_PAGES),
     ("total_swap_pages", setting::TOTAL_SWAP_PAGES),
 ];
@@ -412,10 +424,20 @@ fn load_error(error: EbpfError) -> Error {
     bpf("load the BPF object", error)
 }
 
-fn point_out_addresses(ebpf: &mut Ebpf, found: &HashMap<&'static str, u64>) -> Result<()> {
+fn settings(ebpf: &mut Ebpf) -> Result<Settings> {
+    let map = ebpf
+        .take_map("SETTINGS")
+        .ok_or_else(|| no_map("SETTINGS"))?;
+    Array::try_from(map).map_err(|error| bpf("open the settings", error))
+}
+
+/// Tells the programs where to find what.
+fn point_out(settings: &mut Settings, found: &HashMap<&'static str, u64>) -> Result<()> {
     for (name, slot) in ADDRESSES {
         if let Some(&address) = found.get(name) {
-            attach::set(ebpf, slot, address)?;
+            settings
+                .set(slot, address, 0)
+                .map_err(|error| bpf("write the settings", error))?;
         }
     }
     Ok(())

@@ -3,48 +3,16 @@
 //! Every rung is tried for real, because nothing else tells: a kernel may list a function and still
 //! refuse to trace it. What was refused, and why, is kept for `oomtrace doctor`.
 
-use std::path::Path;
-
-use aya::{
-    Btf, Ebpf,
-    maps::{Array, MapData, ProgramArray},
-    programs::{
-        BtfTracePoint, FEntry, FExit, KProbe, ProgramError, RawTracePoint, fentry::FEntryLink,
-        fexit::FExitLink, kprobe::KProbeLink, raw_trace_point::RawTracePointLink,
-        tp_btf::BtfTracePointLink,
-    },
-};
+use aya::{Btf, Ebpf, programs::ProgramError};
 use oomtrace_ebpf::layout::setting;
 
-use super::{DecisionHook, Hook, Options, Refusal, kernel::Kernel, symbols};
+use self::program::{Programs, Target, has_kprobes, reason_of, refusal, remedy_of};
+use super::{DecisionHook, Hook, Options, Refusal, Settings, kernel::Kernel, symbols};
 use crate::error::{Error, Result};
 
-/// How a program gets called.
-#[derive(Clone, Copy)]
-enum Target {
-    /// fentry of a function.
-    Fentry(&'static str),
-    /// fexit of a function.
-    Fexit(&'static str),
-    /// kprobe or kretprobe, as the program's section says.
-    Kprobe(&'static str),
-    /// A tracepoint with typed arguments.
-    TpBtf(&'static str),
-    /// A tracepoint with raw arguments.
-    RawTp(&'static str),
-}
+mod program;
 
-impl Target {
-    fn name(self) -> String {
-        match self {
-            Self::Fentry(function) => format!("fentry {function}"),
-            Self::Fexit(function) => format!("fexit {function}"),
-            Self::Kprobe(function) => format!("kprobe {function}"),
-            Self::TpBtf(event) => format!("tp_btf {event}"),
-            Self::RawTp(event) => format!("raw_tp {event}"),
-        }
-    }
-}
+pub(super) use program::Link;
 
 /// A program and where it goes.
 #[derive(Clone, Copy)]
@@ -158,16 +126,6 @@ const fn rung(hook: DecisionHook, program: &'static str, target: Target, walk: W
     }
 }
 
-/// Keeps a program attached.
-#[expect(dead_code, reason = "held for what dropping it does")]
-pub(super) enum Link {
-    Fentry(FEntryLink),
-    Fexit(FExitLink),
-    Kprobe(KProbeLink),
-    TpBtf(BtfTracePointLink),
-    RawTp(RawTracePointLink),
-}
-
 /// The hooks in use.
 pub(super) struct Attached {
     /// What keeps them so.
@@ -181,15 +139,19 @@ pub(super) struct Attached {
 /// Attaches what serves each moment, the decision last so that nothing is seen by half.
 pub(super) fn attach(
     ebpf: &mut Ebpf,
+    settings: &mut Settings,
     btf: &Btf,
     kernel: &Kernel,
     options: &Options,
 ) -> Result<Attached> {
     let mut ladder = Ladder {
-        ebpf,
-        btf,
+        programs: Programs {
+            ebpf,
+            btf,
+            links: Vec::new(),
+        },
+        settings,
         kernel,
-        links: Vec::new(),
     };
     let mut refused = Vec::new();
     for rung in DECISION {
@@ -210,10 +172,9 @@ pub(super) fn attach(
 }
 
 struct Ladder<'a> {
-    ebpf: &'a mut Ebpf,
-    btf: &'a Btf,
+    programs: Programs<'a>,
+    settings: &'a mut Settings,
     kernel: &'a Kernel,
-    links: Vec<Link>,
 }
 
 impl Ladder<'_> {
@@ -225,7 +186,7 @@ impl Ladder<'_> {
         refused: &mut Vec<Refusal>,
     ) -> Result<Option<Attached>> {
         // What an earlier rung had attached before it failed.
-        self.links.clear();
+        self.programs.links.clear();
         let name = format!("{} ({})", rung.target.name(), rung.walk.name());
         let mut refuse = |reason: String, remedy: &str| {
             refused.push(Refusal {
@@ -289,7 +250,7 @@ impl Ladder<'_> {
             hooks.push(self.reclaim());
         }
         hooks.push(self.exec(options));
-        if let Err(error) = self.attach_loaded(rung.program, rung.target) {
+        if let Err(error) = self.programs.attach_loaded(rung.program, rung.target) {
             refuse(reason_of(&error), remedy_of(rung.target));
             return Ok(None);
         }
@@ -304,22 +265,28 @@ impl Ladder<'_> {
             },
         );
         Ok(Some(Attached {
-            links: std::mem::take(&mut self.links),
+            links: std::mem::take(&mut self.programs.links),
             hooks,
             sees_close,
         }))
     }
 
     fn load_decision(&mut self, rung: Rung) -> Result<(), ProgramError> {
-        self.load(rung.program, rung.target)?;
+        self.programs.load(rung.program, rung.target)?;
         if let Walk::Steps(step) = rung.walk {
-            self.load(step, rung.target)?;
-            let fd = self.program(step)?.fd()?.try_clone()?;
-            let map = self.ebpf.map_mut("STEPS").ok_or(missing())?;
-            let mut steps: ProgramArray<&mut MapData> = map.try_into()?;
-            steps.set(0, &fd, 0)?;
+            self.programs.load(step, rung.target)?;
+            self.programs.continue_with(step)?;
         }
         Ok(())
+    }
+
+    fn set(&mut self, slot: u32, value: u64) -> Result<()> {
+        self.settings
+            .set(slot, value, 0)
+            .map_err(|error| Error::Bpf {
+                what: "write the settings".into(),
+                source: Some(Box::new(error)),
+            })
     }
 
     fn victims(&mut self, hook: DecisionHook) -> Hook {
@@ -372,7 +339,7 @@ impl Ladder<'_> {
             });
         } else {
             for (program, target) in parts {
-                if let Err(error) = self.load_and_attach(program, target) {
+                if let Err(error) = self.programs.load_and_attach(program, target) {
                     refused.push(refusal(target, &error));
                 }
             }
@@ -403,7 +370,7 @@ impl Ladder<'_> {
         ];
         let mut refused = Vec::new();
         for (program, target) in parts {
-            if let Err(error) = self.load_and_attach(program, target) {
+            if let Err(error) = self.programs.load_and_attach(program, target) {
                 refused.push(refusal(target, &error));
             }
         }
@@ -429,7 +396,7 @@ impl Ladder<'_> {
     fn exec(&mut self, options: &Options) -> Hook {
         let target = Target::RawTp("sched_process_exec");
         let refused = if options.cmdlines {
-            let attached = self.load_and_attach("exec", target);
+            let attached = self.programs.load_and_attach("exec", target);
             attached
                 .err()
                 .map(|error| refusal(target, &error))
@@ -458,7 +425,8 @@ impl Ladder<'_> {
             "mm_vmscan_memcg_reclaim_end",
             "mm_vmscan_direct_reclaim_end",
         ] {
-            self.load_and_attach("reclaim_end", Target::RawTp(event))?;
+            self.programs
+                .load_and_attach("reclaim_end", Target::RawTp(event))?;
         }
         Ok(())
     }
@@ -475,7 +443,7 @@ impl Ladder<'_> {
             if matches!(target, Target::Kprobe(_)) && !has_kprobes() {
                 continue;
             }
-            match self.load_and_attach(program, target) {
+            match self.programs.load_and_attach(program, target) {
                 Ok(()) => {
                     let rung = Some(target.name());
                     return Hook {
@@ -495,85 +463,6 @@ impl Ladder<'_> {
             cost: cost.into(),
         }
     }
-
-    fn load_and_attach(&mut self, program: &str, target: Target) -> Result<(), ProgramError> {
-        self.load(program, target)?;
-        self.attach_loaded(program, target)
-    }
-
-    fn load(&mut self, name: &str, target: Target) -> Result<(), ProgramError> {
-        let btf = self.btf;
-        let program = self.program_mut(name)?;
-        if program.fd().is_ok() {
-            return Ok(());
-        }
-        match target {
-            Target::Fentry(function) => <&mut FEntry>::try_from(program)?.load(function, btf),
-            Target::Fexit(function) => <&mut FExit>::try_from(program)?.load(function, btf),
-            Target::Kprobe(_) => <&mut KProbe>::try_from(program)?.load(),
-            Target::TpBtf(event) => <&mut BtfTracePoint>::try_from(program)?.load(event, btf),
-            Target::RawTp(_) => <&mut RawTracePoint>::try_from(program)?.load(),
-        }
-    }
-
-    fn attach_loaded(&mut self, name: &str, target: Target) -> Result<(), ProgramError> {
-        let program = self.program_mut(name)?;
-        let link = match target {
-            Target::Fentry(_) => {
-                let program = <&mut FEntry>::try_from(program)?;
-                let id = program.attach()?;
-                Link::Fentry(program.take_link(id)?)
-            }
-            Target::Fexit(_) => {
-                let program = <&mut FExit>::try_from(program)?;
-                let id = program.attach()?;
-                Link::Fexit(program.take_link(id)?)
-            }
-            Target::Kprobe(function) => {
-                let program = <&mut KProbe>::try_from(program)?;
-                let id = program.attach(function, 0)?;
-                Link::Kprobe(program.take_link(id)?)
-            }
-            Target::TpBtf(_) => {
-                let program = <&mut BtfTracePoint>::try_from(program)?;
-                let id = program.attach()?;
-                Link::TpBtf(program.take_link(id)?)
-            }
-            Target::RawTp(event) => {
-                let program = <&mut RawTracePoint>::try_from(program)?;
-                let id = program.attach(event)?;
-                Link::RawTp(program.take_link(id)?)
-            }
-        };
-        self.links.push(link);
-        Ok(())
-    }
-
-    fn program(&self, name: &str) -> Result<&aya::programs::Program, ProgramError> {
-        self.ebpf.program(name).ok_or(missing())
-    }
-
-    fn program_mut(&mut self, name: &str) -> Result<&mut aya::programs::Program, ProgramError> {
-        self.ebpf.program_mut(name).ok_or(missing())
-    }
-
-    fn set(&mut self, slot: u32, value: u64) -> Result<()> {
-        set(self.ebpf, slot, value)
-    }
-}
-
-/// Tells the programs what was found out after they were loaded.
-pub(super) fn set(ebpf: &mut Ebpf, slot: u32, value: u64) -> Result<()> {
-    let bpf = |source: aya::maps::MapError| Error::Bpf {
-        what: "write the settings map".into(),
-        source: Some(Box::new(source)),
-    };
-    let map = ebpf.map_mut("SETTINGS").ok_or_else(|| Error::Bpf {
-        what: "find the settings map".into(),
-        source: None,
-    })?;
-    let mut settings: Array<&mut MapData, u64> = map.try_into().map_err(bpf)?;
-    settings.set(slot, value, 0).map_err(bpf)
 }
 
 /// The same kind of hook first, the other as a fallback.
@@ -595,65 +484,4 @@ fn decision_cost(rung: Rung) -> String {
             without oom_control: scope, gfp and order are inferred, the kernel's own score is unknown"
             .into(),
     }
-}
-
-fn refusal(target: Target, error: &ProgramError) -> Refusal {
-    Refusal {
-        rung: target.name(),
-        reason: reason_of(error),
-        remedy: remedy_of(target).into(),
-    }
-}
-
-/// The kernel's answer in one line.
-fn reason_of(error: &ProgramError) -> String {
-    match error {
-        ProgramError::LoadError {
-            io_error,
-            verifier_log,
-        } => {
-            let log = verifier_log.to_string();
-            let line = log.lines().rev().find(|line| {
-                let line = line.trim();
-                !line.is_empty()
-                    && !line.starts_with("processed ")
-                    && !line.starts_with("verification time")
-                    && !line.starts_with("stack depth")
-            });
-            match line {
-                Some(line) => format!("{io_error}: {}", line.trim()),
-                None => io_error.to_string(),
-            }
-        }
-        ProgramError::SyscallError(syscall) => {
-            format!("{}: {}", syscall.call, syscall.io_error)
-        }
-        other => other.to_string(),
-    }
-}
-
-fn remedy_of(target: Target) -> &'static str {
-    match target {
-        Target::Fentry(_) | Target::Fexit(_) => {
-            "CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS (x86 5.5, arm64 6.6), and no policy against \
-             tracing programs"
-        }
-        Target::Kprobe(_) => "CONFIG_KPROBES and CONFIG_KPROBE_EVENTS",
-        Target::TpBtf(_) | Target::RawTp(_) => "CONFIG_BPF_EVENTS, and kernel 5.8 or later",
-    }
-}
-
-/// Whether kprobes can be had at all. Loading programs for them succeeds without, and takes a while.
-fn has_kprobes() -> bool {
-    [
-        "/sys/bus/event_source/devices/kprobe",
-        "/sys/kernel/tracing/kprobe_events",
-        "/sys/kernel/debug/tracing/kprobe_events",
-    ]
-    .iter()
-    .any(|path| Path::new(path).exists())
-}
-
-fn missing() -> ProgramError {
-    ProgramError::NotLoaded
 }
