@@ -167,9 +167,9 @@ pub const STATE_LEADER_GONE: u32 = 1 << 5;
 pub const STATE_EXACT: u32 = 1 << 6;
 /// [`Row::state`]: the mm changed while it was read; the counters are not to be trusted.
 pub const STATE_TORN: u32 = 1 << 7;
-/// [`Victim::state`]: marked by `__oom_kill_process`, so a SIGKILL was sent.
+/// `state` of a [`Victim`]: marked by `__oom_kill_process`, so a SIGKILL was sent.
 pub const STATE_KILLED: u32 = 1 << 8;
-/// [`Victim::state`]: nothing tells whether a SIGKILL was sent (`mark_victim` alone was seen).
+/// `state` of a [`Victim`]: nothing tells whether a SIGKILL was sent (`mark_victim` alone was seen).
 pub const STATE_KILL_UNSEEN: u32 = 1 << 9;
 
 /// Index into `rss`: `MM_FILEPAGES` (include/linux/mm_types_task.h).

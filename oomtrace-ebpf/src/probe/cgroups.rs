@@ -33,7 +33,7 @@ pub(crate) fn note(state: &mut State, css: u64) {
     }
     state.last_css = css;
     // SAFETY: the element is compared at once.
-    if unsafe { SEEN.get(&css) }.is_some_and(|seen| *seen == state.incident) {
+    if unsafe { SEEN.get(css) }.is_some_and(|seen| *seen == state.incident) {
         return;
     }
     let found = state.found;
@@ -43,7 +43,7 @@ pub(crate) fn note(state: &mut State, css: u64) {
     }
     let incident = state.incident;
     // If it cannot be remembered it may be sent twice; user space knows it by its id.
-    let _ = SEEN.insert(&css, &incident, 0);
+    let _ = SEEN.insert(css, incident, 0);
     if let Some(slot) = FOUND.get_ptr_mut(found) {
         // SAFETY: the element exists.
         unsafe { *slot = css };

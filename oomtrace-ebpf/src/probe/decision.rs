@@ -289,7 +289,7 @@ fn reclaim(record: &mut Begin, state: &mut State) {
     record.reclaim_passes = 0;
     record.reclaim_ns = ABSENT_U64;
     let pid = state.by_pid;
-    if let Some(last) = RECLAIM.get_ptr_mut(&pid) {
+    if let Some(last) = RECLAIM.get_ptr_mut(pid) {
         // SAFETY: only this thread writes its own entry.
         let last = unsafe { &mut *last };
         record.reclaim_kind = last.kind;

@@ -9,7 +9,10 @@ use aya_ebpf::{
     macros::raw_tracepoint,
     programs::RawTracePointContext,
 };
-use oomtrace_ebpf::{event::CMDLINE_LEN, layout as at};
+use oomtrace_ebpf::{
+    event::{CMDLINE_LEN, Cmdline},
+    layout as at,
+};
 
 use crate::{
     kernel::{Address, Probe, follow, get, has},
@@ -54,6 +57,7 @@ fn exec(_ctx: RawTracePointContext) -> u32 {
     // SAFETY: takes nothing.
     let tgid = (unsafe { bpf_get_current_pid_tgid() } >> 32) as u32;
     // A full map forgets the process that was started longest ago.
-    let _ = CMDLINES.insert(&tgid, &*record, 0);
+    let record: &Cmdline = record;
+    let _ = CMDLINES.insert(tgid, record, 0);
     0
 }

@@ -40,7 +40,7 @@ fn reclaim_memcg(ctx: RawTracePointContext) -> u32 {
 fn reclaim_end(_ctx: RawTracePointContext) -> u32 {
     // SAFETY: takes nothing.
     let pid = unsafe { bpf_get_current_pid_tgid() } as u32;
-    if let Some(last) = RECLAIM.get_ptr_mut(&pid) {
+    if let Some(last) = RECLAIM.get_ptr_mut(pid) {
         // SAFETY: only this thread writes its own entry.
         let last = unsafe { &mut *last };
         if last.began_ns != 0 {
@@ -70,7 +70,7 @@ fn begin(ctx: &RawTracePointContext, kind: u32) {
     let (gfp, order) = (gfp as u32, order as i32);
     // SAFETY: takes nothing.
     let pid = unsafe { bpf_get_current_pid_tgid() } as u32;
-    if let Some(last) = RECLAIM.get_ptr_mut(&pid) {
+    if let Some(last) = RECLAIM.get_ptr_mut(pid) {
         // SAFETY: only this thread writes its own entry.
         let last = unsafe { &mut *last };
         last.kind = kind;
@@ -89,5 +89,5 @@ fn begin(ctx: &RawTracePointContext, kind: u32) {
         spent_ns: 0,
     };
     // A full map forgets the thread that reclaimed longest ago.
-    let _ = RECLAIM.insert(&pid, &first, 0);
+    let _ = RECLAIM.insert(pid, first, 0);
 }

@@ -200,7 +200,7 @@ fn ns_pid<M: Mem>(leader: Address) -> u32 {
 fn kernel_points(leader: Address, row: &mut Row) {
     let key = leader as u64;
     // SAFETY: the element is copied out at once.
-    if let (Some(points), Some(state)) = (unsafe { POINTS.get(&key) }, state())
+    if let (Some(points), Some(state)) = (unsafe { POINTS.get(key) }, state())
         && points.scan == state.scan
     {
         row.kernel_points = points.points;

@@ -49,6 +49,6 @@ fn scored(ctx: FExitContext) -> u32 {
         points: ctx.arg(2),
     };
     // A full map forgets the candidate scored longest ago.
-    let _ = POINTS.insert(&key, &points, 0);
+    let _ = POINTS.insert(key, points, 0);
     0
 }

@@ -149,7 +149,7 @@ fn begins_incident(task: Address) -> bool {
         return true;
     }
     // SAFETY: only this thread writes its own entry.
-    let passes = unsafe { RECLAIM.get(&pid) }.map_or(0, |last| last.passes);
+    let passes = unsafe { RECLAIM.get(pid) }.map_or(0, |last| last.passes);
     passes != 0 || !in_oom_group(css_of::<Probe>(task as u64 as Address))
 }
 

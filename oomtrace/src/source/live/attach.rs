@@ -480,8 +480,10 @@ fn decision_cost(rung: Rung) -> String {
             Walk::Direct | Walk::Probe => String::new(),
             Walk::Steps(_) => "snapshots stop at some 120,000 processes".into(),
         },
-        DecisionHook::TpBtf | DecisionHook::RawTp => "the snapshot comes after the kernel's report, \
-            without oom_control: scope, gfp and order are inferred, the kernel's own score is unknown"
-            .into(),
+        DecisionHook::TpBtf | DecisionHook::RawTp => {
+            "the snapshot comes after the kernel's report, without oom_control: scope is inferred, \
+             gfp and order are unknown for a cgroup's limit, and so is the kernel's own score"
+                .into()
+        }
     }
 }
