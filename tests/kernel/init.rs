@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! @@ start SCENARIO
-//! @@ rows SCENARIO ROWS RUNG      spaces of the rung as _
+//! @@ rows SCENARIO ROWS RUNG      the rung may hold spaces
 //! @@ pass SCENARIO DETAIL         or fail, or skip, with a reason
 //! @@ end
 //! ```
@@ -77,8 +77,7 @@ fn run_scenario(scenario: &Scenario) -> anyhow::Result<Verdict> {
 fn tell(name: &str, outcome: Outcome) {
     match outcome {
         Outcome::Passed(Some(verdict)) => {
-            let rung = verdict.rung.replace(' ', "_");
-            line(&format!("@@ rows {name} {} {rung}", verdict.rows));
+            line(&format!("@@ rows {name} {} {}", verdict.rows, verdict.rung));
             line(&format!(
                 "@@ pass {name} {} values; {}",
                 verdict.values, verdict.note

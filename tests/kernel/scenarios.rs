@@ -7,8 +7,8 @@ use std::{thread, time::Duration};
 
 use machine::{allocating_task, global, sysrq_f};
 use memcg::{
-    adj, hostile_names, kernel_scores, leader_gone, many, memcg, nested, oom_group, protected,
-    share_mm,
+    adj, hostile_names, kernel_scores, leader_gone, lost_rows, many, memcg, nested, oom_group,
+    protected, share_mm,
 };
 
 use crate::context::{Context, RateLimited, Verdict};
@@ -80,6 +80,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     scenario("share-mm", Place::Anywhere, share_mm),
     scenario("leader-gone", Place::Anywhere, leader_gone),
     scenario("hostile-names", Place::Anywhere, hostile_names),
+    scenario("lost-rows", Place::Anywhere, lost_rows),
     scenario("many-1000", Place::Host, |c| many(c, 1_000)),
     scenario("many-10000", Place::Host, |c| many(c, 10_000)),
     scenario("global", Place::VmV2, |c| global(c, &[])),

@@ -208,6 +208,55 @@ impl Seen<'_> {
         candidate.with_context(|| format!("{tgid} is no candidate"))
     }
 
+    /// For a ring too small for its rows: what came and what is declared lost are all there was, and
+    /// nothing else suffered.
+    pub(crate) fn judge_loss(&self, victim: u32) -> anyhow::Result<Verdict> {
+        let declared = self
+            .incident
+            .gaps
+            .iter()
+            .filter(|gap| gap.what == "candidates");
+        let lost: u64 = declared.filter_map(|gap| gap.count).sum();
+        let came: BTreeSet<_> = self
+            .incident
+            .candidates
+            .iter()
+            .map(|candidate| candidate.tgid)
+            .collect();
+        ensure!(lost > 0, "nothing was lost, with {} rows", came.len());
+        ensure!(!came.is_empty(), "no row came through");
+        let total = came.len() as u64 + lost;
+        if let Some(everyone) = &self.everyone {
+            ensure!(
+                total == everyone.len() as u64,
+                "{} came and {lost} were lost, of {}",
+                came.len(),
+                everyone.len()
+            );
+            ensure!(came.is_subset(everyone), "a row of nobody");
+        }
+        ensure!(total >= self.processes.len() as u64, "{total} rows in all");
+        let died: Vec<_> = self
+            .incident
+            .victims
+            .iter()
+            .map(|victim| victim.tgid)
+            .collect();
+        ensure!(died == [victim], "killed {died:?}, not {victim}");
+        ensure!(
+            self.incident
+                .oom_cgroup
+                .is_some_and(|id| self.incident.cgroup(id).is_some()),
+            "the cgroup was lost with the rows"
+        );
+        Ok(Verdict {
+            rung: decision_rung(&self.incident).to_owned(),
+            rows: came.len(),
+            values: came.len(),
+            note: format!("{lost} rows lost, all of them declared"),
+        })
+    }
+
     /// Compares with every witness; `victims` are the processes that had to die. `more` adds what
     /// only this scenario can tell.
     pub(crate) fn judge(

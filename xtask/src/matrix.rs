@@ -276,6 +276,16 @@ fn boot_all(kernels: &[Kernel], scenarios: &[Scenario]) -> Result<Vec<Row>> {
     Ok(rows.into_inner().expect("no worker panics"))
 }
 
+/// A rung without what every rung of the table has in common: `fentry oom_kill_process (direct loads)`
+/// is `fentry, direct loads`.
+fn brief(rung: &str) -> String {
+    let hook = rung.split(' ').next().unwrap_or(rung);
+    match rung.split_once('(') {
+        Some((_, walk)) => format!("{hook}, {}", walk.trim_end_matches(')')),
+        None => rung.to_owned(),
+    }
+}
+
 /// Scenarios down, kernels across, then why some were skipped. What ran outside the list, such as a
 /// broken kernel, comes last.
 fn table(rows: &[Row], names: &[&str]) -> String {
@@ -295,7 +305,7 @@ fn table(rows: &[Row], names: &[&str]) -> String {
         let _ = write!(text, "| {name} |");
         for (release, verdicts) in rows {
             let cell = match verdicts.iter().find(|(scenario, _)| scenario == name) {
-                Some((_, Verdict::Pass { rung, rows })) => format!("{rows} rows, {rung}"),
+                Some((_, Verdict::Pass { rung, rows })) => format!("{rows}: {}", brief(rung)),
                 Some((_, Verdict::Fail(_))) => "**failed**".to_owned(),
                 Some((_, Verdict::Skip(reason))) => {
                     let _ = writeln!(notes, "- skipped: {name} on {release}: {reason}");

@@ -305,6 +305,19 @@ pub(super) fn many(context: &Context, count: usize) -> anyhow::Result<Verdict> {
     seen.judge(&[hog.pid()], |_| Ok(()))
 }
 
+/// A ring that has no room for the rows.
+pub(super) fn lost_rows(context: &Context) -> anyhow::Result<Verdict> {
+    let scratch = context.scratch("lost")?;
+    let _family = Job::new("fork", 800).cgroup(scratch.dir()).start()?;
+    let hog = Job::new("hold", 40)
+        .name(b"hog")
+        .cgroup(scratch.dir())
+        .start()?;
+    let mut grower = grower(&scratch)?;
+    let scene = Scene::memcg(context, &scratch).watch(&["--ring", "64K"]);
+    scene.kill(|| grower.go())?.judge_loss(hog.pid())
+}
+
 fn grower(scratch: &Scratch) -> anyhow::Result<Worker> {
     Job::new("grow", 32).cgroup(scratch.dir()).start()
 }
