@@ -1,6 +1,8 @@
 //! The signals a subcommand wants to hear of, as one stream.
 //!
-//! A signal that was ignored when oomtrace started stays ignored, so that `nohup` keeps its word.
+//! A signal that was ignored when oomtrace started stays ignored, so that `nohup` keeps its word and CMD
+//! finds what it would find without us. A tracer in the background of a script, where shells ignore
+//! SIGINT, must still end in order by it: such signals are listened for in any case.
 
 use std::{
     fs,
@@ -31,13 +33,22 @@ impl Signals {
     pub(crate) fn add(&mut self, wanted: &[Signal]) -> Result<()> {
         let ignored = ignored();
         for &signal in wanted {
-            if ignored & (1 << (signal.as_raw() - 1)) != 0 {
-                continue;
+            if ignored & (1 << (signal.as_raw() - 1)) == 0 {
+                self.add_one(signal)?;
             }
-            let stream = unix::signal(SignalKind::from_raw(signal.as_raw()))
-                .with_context(|| format!("cannot listen for {signal:?}"))?;
-            self.streams.push((signal, stream));
         }
+        Ok(())
+    }
+
+    /// Listens for these too, ignored so far or not.
+    pub(crate) fn add_in_any_case(&mut self, wanted: &[Signal]) -> Result<()> {
+        wanted.iter().try_for_each(|&signal| self.add_one(signal))
+    }
+
+    fn add_one(&mut self, signal: Signal) -> Result<()> {
+        let stream = unix::signal(SignalKind::from_raw(signal.as_raw()))
+            .with_context(|| format!("cannot listen for {signal:?}"))?;
+        self.streams.push((signal, stream));
         Ok(())
     }
 

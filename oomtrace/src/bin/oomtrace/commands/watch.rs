@@ -21,7 +21,8 @@ async fn until_stopped(args: &Watch, color: Color) -> Result<u8> {
     let mut report = Report::stdout(args.format, color);
     // A signal until here just ends the process, and the kernel detaches what was attached.
     let mut tracer = Tracer::start(&args.trace.options())?;
-    let mut stop = Signals::listen(&[Signal::INT, Signal::TERM, Signal::HUP])?;
+    let mut stop = Signals::listen(&[Signal::HUP])?;
+    stop.add_in_any_case(&[Signal::INT, Signal::TERM])?;
     output::say(format_args!("armed ({})", decision_rung(&tracer)));
     memory::give_back();
 
