@@ -78,8 +78,8 @@ impl Kernel {
         });
         let btf = Btf::open(path, structs.chain(NAMES).chain(FUNCTIONS))?;
         let layout = layout_of(&btf)?;
-        // 5898aa8f9a0b "mm: use exact sums in oom_badness" (in v7.0) left no trace in BTF, so here
-        // alone the release decides.
+        // 5898aa8f9a0b (in v7.0) made the killer use exact sums and left no trace in BTF, so here alone
+        // the release decides.
         let has_percpu = layout[layout::MM_SHARES_0] != ABSENT;
         let scores_exact = has_percpu && major_version(release) >= 7;
         let mut config = [0; config::COUNT];
