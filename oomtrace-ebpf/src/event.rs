@@ -310,6 +310,8 @@ pub const SNAPSHOT_TIMED_OUT: u32 = 1 << 1;
 pub const SNAPSHOT_CGROUPS_CAPPED: u32 = 1 << 2;
 /// [`Snapshot::flags`]: the walk ended before the list did, for a reason of the kernel's.
 pub const SNAPSHOT_ABORTED: u32 = 1 << 3;
+/// [`Snapshot::flags`]: more leaders had exited than the programs keep track of.
+pub const SNAPSHOT_HEADLESS_CAPPED: u32 = 1 << 4;
 
 /// The walk is over: what it saw and what it could not send.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -364,6 +366,8 @@ const _: () = assert!(size_of::<Close>() == 32);
 
 /// Longest command line kept, in bytes.
 pub const CMDLINE_LEN: usize = 256;
+/// Command lines kept.
+pub const CMDLINES: u32 = 4_096;
 
 /// Value of the `CMDLINES` map, by process: what it was started as.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -396,6 +400,8 @@ pub mod counter {
     pub const SNAPSHOTS_LOST: u32 = 6;
     /// [`super::Close`] records that found the ring full.
     pub const CLOSES_LOST: u32 = 7;
+    /// Command lines kept since the programs were loaded, those forgotten since included.
+    pub const EXECS: u32 = 8;
     /// Number of slots.
     pub const COUNT: u32 = 16;
 }

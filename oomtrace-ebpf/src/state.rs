@@ -18,7 +18,7 @@ use oomtrace_ebpf::{
 /// Distinct cgroups that one snapshot keeps track of.
 pub(crate) const MAX_CGROUPS: u32 = 8_192;
 /// Processes of one snapshot whose leader has exited.
-pub(crate) const MAX_HEADLESS: u32 = 1_024;
+pub(crate) const MAX_HEADLESS: u32 = 16_384;
 /// CPUs whose shares of the memory counters can be added up.
 pub(crate) const MAX_CPUS: u32 = 512;
 
@@ -87,7 +87,8 @@ pub(crate) static POINTS: LruHashMap<u64, Points> = LruHashMap::with_max_entries
 
 /// What each process was started as; the ones started longest ago are forgotten first.
 #[map]
-pub(crate) static CMDLINES: LruHashMap<u32, Cmdline> = LruHashMap::with_max_entries(4_096, 0);
+pub(crate) static CMDLINES: LruHashMap<u32, Cmdline> =
+    LruHashMap::with_max_entries(event::CMDLINES, 0);
 
 /// Room for one command line: too large for the stack, and execs happen on all CPUs at once.
 #[map]

@@ -6,8 +6,8 @@ use std::collections::HashSet;
 
 use oomtrace_ebpf::event::{
     ABSENT_I64, ABSENT_U32, ABSENT_U64, Begin, RECLAIM_DIRECT, RECLAIM_MEMCG, RECLAIM_NONE,
-    SNAPSHOT_ABORTED, SNAPSHOT_CAPPED, SNAPSHOT_CGROUPS_CAPPED, SNAPSHOT_TIMED_OUT,
-    STATE_KILL_UNSEEN, STATE_KILLED, STATE_TORN, Victim as VictimRecord,
+    SNAPSHOT_ABORTED, SNAPSHOT_CAPPED, SNAPSHOT_CGROUPS_CAPPED, SNAPSHOT_HEADLESS_CAPPED,
+    SNAPSHOT_TIMED_OUT, STATE_KILL_UNSEEN, STATE_KILLED, STATE_TORN, Victim as VictimRecord,
 };
 
 use crate::{
@@ -443,6 +443,11 @@ fn gaps(parts: &Parts) -> Vec<Gap> {
                     SNAPSHOT_ABORTED,
                     "candidates",
                     "the walk could not follow the list to its end",
+                ),
+                (
+                    SNAPSHOT_HEADLESS_CAPPED,
+                    "candidates",
+                    "there were more exited leaders than are kept track of",
                 ),
                 (
                     SNAPSHOT_CGROUPS_CAPPED,

@@ -9,8 +9,8 @@ use core::ffi::c_void;
 use aya_ebpf::helpers::generated::bpf_loop;
 use oomtrace_ebpf::{
     event::{
-        ROWS_PER_CHUNK, SNAPSHOT_ABORTED, SNAPSHOT_CAPPED, SNAPSHOT_TIMED_OUT, STATE_LEADER_GONE,
-        STATE_TORN,
+        ROWS_PER_CHUNK, SNAPSHOT_ABORTED, SNAPSHOT_CAPPED, SNAPSHOT_HEADLESS_CAPPED,
+        SNAPSHOT_TIMED_OUT, STATE_LEADER_GONE, STATE_TORN,
     },
     layout::{self as at, config},
 };
@@ -53,7 +53,7 @@ fn put_aside(state: &mut State, task: u64) {
         unsafe { *slot = task };
         state.headless = at + 1;
     } else {
-        state.flags |= SNAPSHOT_ABORTED;
+        state.flags |= SNAPSHOT_HEADLESS_CAPPED;
     }
 }
 

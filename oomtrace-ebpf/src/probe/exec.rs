@@ -10,11 +10,12 @@ use aya_ebpf::{
     programs::RawTracePointContext,
 };
 use oomtrace_ebpf::{
-    event::{CMDLINE_LEN, Cmdline},
+    event::{CMDLINE_LEN, Cmdline, counter},
     layout as at,
 };
 
 use crate::{
+    emit,
     kernel::{Address, Probe, follow, get, has},
     state::{CMDLINE, CMDLINES},
 };
@@ -57,6 +58,8 @@ fn exec(_ctx: RawTracePointContext) -> u32 {
     // SAFETY: takes nothing.
     let tgid = (unsafe { bpf_get_current_pid_tgid() } >> 32) as u32;
     // A full map forgets the process that was started longest ago.
+    // Two CPUs at once may count as one; user space leaves room for that.
+    emit::count(counter::EXECS, 1);
     let record: &Cmdline = record;
     let _ = CMDLINES.insert(tgid, record, 0);
     0

@@ -206,7 +206,9 @@ impl Tracer {
             waker: None,
             incidents: Incidents::new(attached.sees_close),
             symbols: Symbols::default(),
-            cmdlines: options.cmdlines.then(|| Cmdlines::scan(execs)),
+            cmdlines: options
+                .cmdlines
+                .then(|| Cmdlines::scan(execs, host::boot_ns())),
             ready: VecDeque::new(),
         })
     }
@@ -335,8 +337,9 @@ impl Tracer {
                 .min(begin.stack.len());
             parts.notes.symbols = self.symbols.resolve(&begin.stack[..frames]);
         }
+        let execs_seen = self.counters.get(&counter::EXECS, 0).unwrap_or(u64::MAX);
         if let Some(cmdlines) = &mut self.cmdlines {
-            parts.notes.cmdlines = cmdlines.of_all(&worth_naming(&parts), &parts.rows);
+            parts.notes.cmdlines = cmdlines.of_all(&worth_naming(&parts), &parts.rows, execs_seen);
         }
         self.ready.push_back(assemble(&self.session, &parts));
     }

@@ -35,11 +35,13 @@ pub(super) struct Cmdlines {
     known: HashMap<Key, Text>,
     scan: Option<mpsc::Receiver<HashMap<Key, Text>>>,
     execs: Option<Execs>,
+    /// Since when execs are watched.
+    armed_boot_ns: u64,
 }
 
 impl Cmdlines {
     /// Reads those of all processes, beside the caller's work.
-    pub(super) fn scan(execs: Option<Execs>) -> Self {
+    pub(super) fn scan(execs: Option<Execs>, armed_boot_ns: u64) -> Self {
         let (send, scan) = mpsc::channel();
         let started = thread::Builder::new()
             .name("cmdlines".into())
@@ -49,6 +51,7 @@ impl Cmdlines {
             known: HashMap::new(),
             scan: started.is_ok().then_some(scan),
             execs,
+            armed_boot_ns,
         }
     }
 
@@ -57,23 +60,41 @@ impl Cmdlines {
         &mut self,
         wanted: &[Process],
         rows: &[event::Row],
+        execs_seen: u64,
     ) -> HashMap<Process, Text> {
+        // The map may forget before it is full, as each CPU keeps a share of it.
+        let nothing_forgotten = execs_seen < u64::from(event::CMDLINES / 4);
         if let Some(scan) = self.scan.take() {
             self.known = scan.recv().unwrap_or_default();
         }
         let processes: HashMap<u32, &event::Row> = rows.iter().map(|row| (row.tgid, row)).collect();
         wanted
             .iter()
-            .filter_map(|&process| Some((process, self.inherited(process, &processes)?)))
+            .filter_map(|&process| {
+                Some((
+                    process,
+                    self.inherited(process, &processes, nothing_forgotten)?,
+                ))
+            })
             .collect()
     }
 
-    /// A process that was forked and has become no other program since goes by its parent's.
-    fn inherited(&self, process: Process, processes: &HashMap<u32, &event::Row>) -> Option<Text> {
+    /// A process that was forked and has become no other program since goes by its parent's. That it has
+    /// not is known only of one that began while execs were watched, and only while none was forgotten.
+    fn inherited(
+        &self,
+        process: Process,
+        processes: &HashMap<u32, &event::Row>,
+        nothing_forgotten: bool,
+    ) -> Option<Text> {
         let mut at = process;
         for _ in 0..MOST_FORKS {
             if let Some(text) = self.of(at) {
                 return Some(text);
+            }
+            let watched = self.execs.is_some() && at.1 > self.armed_boot_ns;
+            if !watched || !nothing_forgotten {
+                return None;
             }
             let parent = processes.get(&processes.get(&at.0)?.ppid)?;
             at = (parent.tgid, parent.start_boot_ns);

@@ -2,6 +2,8 @@
 
 use std::{fs, path::Path};
 
+use rustix::time::{ClockId, clock_gettime};
+
 use crate::{
     error::{Error, Result},
     incident::{Host, Text},
@@ -29,13 +31,19 @@ pub(super) fn read() -> Result<Host> {
 
 /// Wall clock minus boot clock in nanoseconds.
 pub(super) fn wall_minus_boot_ns() -> i64 {
-    let ns = |id| {
-        let time = rustix::time::clock_gettime(id);
-        time.tv_sec
-            .saturating_mul(1_000_000_000)
-            .saturating_add(time.tv_nsec)
-    };
-    ns(rustix::time::ClockId::Realtime).saturating_sub(ns(rustix::time::ClockId::Boottime))
+    clock_ns(ClockId::Realtime).saturating_sub(clock_ns(ClockId::Boottime))
+}
+
+/// Nanoseconds since boot, suspend included.
+pub(super) fn boot_ns() -> u64 {
+    u64::try_from(clock_ns(ClockId::Boottime)).unwrap_or(0)
+}
+
+fn clock_ns(id: ClockId) -> i64 {
+    let time = clock_gettime(id);
+    time.tv_sec
+        .saturating_mul(1_000_000_000)
+        .saturating_add(time.tv_nsec)
 }
 
 /// Effective capabilities of this process, from `/proc/self/status`.
