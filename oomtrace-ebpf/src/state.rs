@@ -143,6 +143,8 @@ pub(crate) struct State {
     pub(crate) exact: u32,
     /// Where the walk stands: a task, as an address.
     pub(crate) cursor: u64,
+    /// Where it began and ends: process 0.
+    pub(crate) head: u64,
     /// Not 0 while a thread is inside `out_of_memory`.
     pub(crate) scanning_pid: u32,
     /// Number of that scan.

@@ -111,6 +111,7 @@ pub(crate) fn start(state: &mut State, from: u64) {
 fn climb(state: &mut State) -> bool {
     let task = state.cursor as Address;
     if get::<Probe, u32, { at::TASK_PID }>(task) == 0 {
+        state.head = state.cursor;
         state.cursor = next_of::<Probe>(task);
         return false;
     }
@@ -121,9 +122,13 @@ fn climb(state: &mut State) -> bool {
 /// Takes the process under the cursor and moves on. Returns whether the walk may go on.
 #[inline(always)]
 fn step<M: Walk>(state: &mut State, chunk: &mut Chunk) -> bool {
+    if state.cursor == state.head {
+        return false;
+    }
     let task = M::task(state.cursor);
-    // Back at the head: process 0.
+    // Only process 0 has this number, and it is the head: what was read was no task.
     if get::<M, u32, { at::TASK_TGID }>(task) == 0 {
+        state.flags |= SNAPSHOT_ABORTED;
         return false;
     }
     let next = next_of::<M>(task);
@@ -196,22 +201,24 @@ impl Walk for Probe {
     }
 }
 
-/// One thread of a headless process. Returns whether to look further.
+/// Moves the cursor over one thread of a headless process. Returns whether to look further.
 #[inline(always)]
-fn headless_step(state: &mut State, chunk: &mut Chunk, leader: Address, head: u64) -> bool {
+fn pass_over(state: &mut State, head: u64) -> bool {
     let link = state.cursor;
     if link == head || link == 0 {
         return false;
     }
-    let thread = link.wrapping_sub(u64::from(offset(at::TASK_THREAD_NODE)));
-    let mm = follow::<Probe, { at::TASK_MM }>(thread as Address);
-    if mm.is_null() {
-        state.cursor = Probe::read::<u64>(link as Address, 0);
-        return true;
+    if get::<Probe, u64, { at::TASK_MM }>(thread_of(link)) != 0 {
+        return false;
     }
-    append::<Probe>(leader, thread as Address, mm, state, chunk);
-    state.cursor = 0;
-    false
+    state.cursor = Probe::read::<u64>(link as Address, 0);
+    true
+}
+
+/// The thread of a link in `signal->thread_head`.
+#[inline(always)]
+fn thread_of(link: u64) -> Address {
+    link.wrapping_sub(u64::from(offset(at::TASK_THREAD_NODE))) as Address
 }
 
 /// Looks for a live thread of one process whose leader has exited; a process without one is recorded
@@ -232,15 +239,22 @@ fn headless(state: &mut State, chunk: &mut Chunk) -> bool {
     state.cursor = Probe::read::<u64>(head as Address, 0);
     let mut turns = 0;
     while turns < MAX_THREADS {
-        if !headless_step(state, chunk, leader, head) {
+        if !pass_over(state, head) {
             break;
         }
         turns += 1;
     }
-    if state.cursor != 0 {
-        append::<Probe>(leader, leader, core::ptr::null(), state, chunk);
+    // Read again: the list may have ended, or the thread may have let go of its memory meanwhile.
+    let link = state.cursor;
+    let mut holder = leader;
+    let mut mm = core::ptr::null();
+    if link != head && link != 0 {
+        mm = follow::<Probe, { at::TASK_MM }>(thread_of(link));
     }
-    true
+    if !mm.is_null() {
+        holder = thread_of(link);
+    }
+    append::<Probe>(leader, holder, mm, state, chunk)
 }
 
 /// `bpf_loop` callbacks: 0 to go on, 1 to stop.

@@ -216,6 +216,7 @@ fn reset(state: &mut State) {
     state.headless_done = 0;
     state.flags = 0;
     state.last_css = 0;
+    state.head = 0;
     state.phase = 0;
 }
 

@@ -10,6 +10,7 @@ use std::{
 use aya::{
     Ebpf, EbpfError, EbpfLoader,
     maps::{Array, Map, MapData, MapError, RingBuf},
+    programs::ProgramFd,
 };
 use oomtrace_ebpf::{
     event::{self, counter},
@@ -133,6 +134,7 @@ pub struct Tracer {
     hooks: Vec<Hook>,
     /// Keep the programs attached.
     links: Vec<attach::Link>,
+    _programs: Vec<ProgramFd>,
     /// Holds the programs that a walk continues with, for as long as it is open.
     _steps: Option<Map>,
     counters: Array<MapData, u64>,
@@ -172,7 +174,10 @@ impl Tracer {
         if !kernel.scores_exact {
             // Reading all symbols takes longer than arming; a kill that comes before tells a little less
             // about the host.
-            thread::spawn(move || point_out(&mut settings, &addresses()));
+            thread::spawn(move || {
+                thread::sleep(SETTLED);
+                point_out(&mut settings, &addresses())
+            });
         }
         let events = ring(&mut ebpf, "EVENTS")?;
         let rows = ring(&mut ebpf, "ROWS")?;
@@ -199,6 +204,7 @@ impl Tracer {
             session,
             hooks: attached.hooks,
             links: attached.links,
+            _programs: attached.fds,
             _steps: ebpf.take_map("STEPS"),
             counters: Array::try_from(counters).map_err(|error| bpf("open the counters", error))?,
             events,
@@ -356,6 +362,9 @@ impl Tracer {
 
 /// What the programs may be told after they are loaded, by `setting`'s constants.
 type Settings = Array<MapData, u64>;
+
+/// What can wait leaves the CPUs to arming for so long.
+const SETTLED: Duration = Duration::from_millis(20);
 
 /// Data symbols that tell more about the host, and where the programs expect their addresses.
 const ADDRESSES: [(&str, u32); 4] = [

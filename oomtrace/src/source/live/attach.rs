@@ -3,7 +3,10 @@
 //! Every rung is tried for real, because nothing else tells: a kernel may list a function and still
 //! refuse to trace it. What was refused, and why, is kept for `oomtrace doctor`.
 
-use aya::{Btf, Ebpf, programs::ProgramError};
+use aya::{
+    Btf, Ebpf,
+    programs::{ProgramError, ProgramFd},
+};
 use oomtrace_ebpf::layout::setting;
 
 use self::program::{Programs, Target, has_kprobes, reason_of, refusal, remedy_of};
@@ -130,6 +133,8 @@ const fn rung(hook: DecisionHook, program: &'static str, target: Target, walk: W
 pub(super) struct Attached {
     /// What keeps them so.
     pub(super) links: Vec<Link>,
+    /// The programs themselves.
+    pub(super) fds: Vec<ProgramFd>,
     /// For people, moment by moment.
     pub(super) hooks: Vec<Hook>,
     /// Whether the end of a decision is seen.
@@ -149,6 +154,7 @@ pub(super) fn attach(
             ebpf,
             btf,
             links: Vec::new(),
+            fds: Vec::new(),
         },
         settings,
         kernel,
@@ -187,6 +193,7 @@ impl Ladder<'_> {
     ) -> Result<Option<Attached>> {
         // What an earlier rung had attached before it failed.
         self.programs.links.clear();
+        self.programs.fds.clear();
         let name = format!("{} ({})", rung.target.name(), rung.walk.name());
         let mut refuse = |reason: String, remedy: &str| {
             refused.push(Refusal {
@@ -266,6 +273,7 @@ impl Ladder<'_> {
         );
         Ok(Some(Attached {
             links: std::mem::take(&mut self.programs.links),
+            fds: std::mem::take(&mut self.programs.fds),
             hooks,
             sees_close,
         }))

@@ -46,7 +46,10 @@ impl Cmdlines {
         let started = thread::Builder::new()
             .name("cmdlines".into())
             .stack_size(128 << 10)
-            .spawn(move || send.send(read_all()));
+            .spawn(move || {
+                thread::sleep(super::SETTLED);
+                send.send(read_all())
+            });
         Self {
             known: HashMap::new(),
             scan: started.is_ok().then_some(scan),

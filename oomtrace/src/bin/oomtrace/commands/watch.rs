@@ -32,6 +32,7 @@ async fn until_stopped(args: &Watch, color: Color) -> Result<u8> {
         tokio::select! {
             incident = tracer.incident() => {
                 report.write(&incident?)?;
+                memory::give_back();
                 left -= 1;
             }
             _signal = stop.next() => break,

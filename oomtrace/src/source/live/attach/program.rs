@@ -6,9 +6,9 @@ use aya::{
     Btf, Ebpf,
     maps::{MapData, ProgramArray},
     programs::{
-        BtfTracePoint, FEntry, FExit, KProbe, ProgramError, RawTracePoint, fentry::FEntryLink,
-        fexit::FExitLink, kprobe::KProbeLink, raw_trace_point::RawTracePointLink,
-        tp_btf::BtfTracePointLink,
+        BtfTracePoint, FEntry, FExit, KProbe, ProgramError, ProgramFd, RawTracePoint,
+        fentry::FEntryLink, fexit::FExitLink, kprobe::KProbeLink,
+        raw_trace_point::RawTracePointLink, tp_btf::BtfTracePointLink,
     },
 };
 
@@ -57,6 +57,8 @@ pub(super) struct Programs<'a> {
     pub(super) ebpf: &'a mut Ebpf,
     pub(super) btf: &'a Btf,
     pub(super) links: Vec<Link>,
+    /// Not needed to keep them running, but `/proc/PID/fdinfo` tells by them what each has cost.
+    pub(super) fds: Vec<ProgramFd>,
 }
 
 impl Programs<'_> {
@@ -117,6 +119,7 @@ impl Programs<'_> {
             }
         };
         self.links.push(link);
+        self.fds.push(self.program(name)?.fd()?.try_clone()?);
         Ok(())
     }
 
