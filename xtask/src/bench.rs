@@ -94,6 +94,8 @@ fn measure(oomtrace: &Path, rounds: usize, load_before: [f64; 3]) -> Result<Stri
     }
 
     let tracer = Tracer::arm(oomtrace)?;
+    // What arming took is given back just after the line that says armed.
+    thread::sleep(Duration::from_millis(500));
     let memory_armed = tracer.memory()?;
     let mut hook = String::new();
     let mut kills = 0;

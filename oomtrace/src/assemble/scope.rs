@@ -33,8 +33,8 @@ pub(super) fn decide(
     gaps.push(Gap {
         what: "oom_control".into(),
         count: None,
-        why: "no hook on oom_kill_process here: what ran out is taken from the stack and the last \
-              reclaim, the kernel's own score of the victim is unknown"
+        why: "no hook on oom_kill_process here: what ran out is taken from the stack and the cgroups' \
+              usage; what was asked for and the kernel's own score of the victim may be unknown"
             .into(),
     });
     incident.scope = scope_of_stack(incident).or_else(|| reclaim_scope(begin));
