@@ -39,6 +39,19 @@ impl fmt::Display for RateLimited {
 
 impl std::error::Error for RateLimited {}
 
+/// The kernel's log was overrun by its own table, and nothing of this kill is left to compare with. Worth
+/// another try; that nothing was compared stays a failure.
+#[derive(Debug)]
+pub(crate) struct LogOverrun;
+
+impl fmt::Display for LogOverrun {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("nothing was compared: the kernel log lost the report of this kill")
+    }
+}
+
+impl std::error::Error for LogOverrun {}
+
 impl Context {
     /// A scratch cgroup, or the reason why there is none.
     pub(crate) fn scratch(&self, name: &str) -> anyhow::Result<Scratch> {

@@ -11,7 +11,7 @@ use memcg::{
     protected, share_mm,
 };
 
-use crate::context::{Context, RateLimited, Verdict};
+use crate::context::{Context, LogOverrun, RateLimited, Verdict};
 
 /// A kill by its name.
 pub(crate) struct Scenario {
@@ -21,11 +21,13 @@ pub(crate) struct Scenario {
 }
 
 impl Scenario {
-    /// Runs it, and again where the kernel has left out its report.
+    /// Runs it, and again where the kernel has left out its report, or lost it.
     pub(crate) fn run(&self, context: &Context) -> anyhow::Result<Verdict> {
         for _ in 0..3 {
             match (self.run)(context) {
-                Err(error) if error.is::<RateLimited>() => thread::sleep(Duration::from_secs(6)),
+                Err(error) if error.is::<RateLimited>() || error.is::<LogOverrun>() => {
+                    thread::sleep(Duration::from_secs(6));
+                }
                 done => return done,
             }
         }

@@ -12,7 +12,7 @@ use oomtrace::incident::{Candidate, Incident, Role};
 use crate::{
     cgroup::{self, Scratch},
     compare::{Tally, Terms, compare, decision_rung, is_listed, is_weak},
-    context::{Context, RateLimited, Skip, Verdict},
+    context::{Context, LogOverrun, RateLimited, Skip, Verdict},
     kmsg::Kmsg,
     procfs::{self, Process},
     watch::Watch,
@@ -264,6 +264,10 @@ impl Seen<'_> {
         victims: &[u32],
         more: impl FnOnce(&mut Tally) -> anyhow::Result<()>,
     ) -> anyhow::Result<Verdict> {
+        // An overrun log may have kept the end of a later report alone.
+        let told = self.report.choice.as_ref().map(|choice| choice.pid);
+        let chosen = self.incident.chosen.map(|chosen| chosen.pid);
+        ensure!(self.lost == 0 || told == chosen, LogOverrun);
         let mut tally = compare(&self.incident, &self.report, self.terms);
         self.reach(&mut tally);
         self.counters(&mut tally);
@@ -302,6 +306,7 @@ impl Seen<'_> {
                 shown.join("; ")
             );
         }
+        ensure!(tally.rows > 0 || self.lost == 0, LogOverrun);
         ensure!(tally.rows > 0, "no row was compared");
         let mut note = format!("{} processes", self.processes.len());
         if !self.later_reports.is_empty() {
