@@ -33,6 +33,8 @@ const DISASTERS: &[&str] = &[
     "hung_task",
 ];
 
+/// Boots of a guest that dies before it begins.
+const BOOTS: u32 = 3;
 /// Emulation is slow, and the machine may be busy: a boot takes seconds, a scenario half a minute.
 const BOOT: Duration = Duration::from_secs(120);
 const PER_SCENARIO: Duration = Duration::from_secs(180);
@@ -86,7 +88,25 @@ pub(crate) fn initramfs(init: &Path, oomtrace: &Path, to: &Path) -> Result<()> {
 
 impl Boot<'_> {
     /// Runs to the end or a time-out. Each scenario gets a verdict whatever happens.
+    ///
+    /// A kernel may die under emulation while it patches its own code at boot, before any program of
+    /// ours has run; such a guest is booted again.
     pub(crate) fn run(&self) -> Result<Vec<(String, Verdict)>> {
+        for _ in 1..BOOTS {
+            let (verdicts, began) = self.once()?;
+            if began {
+                return Ok(verdicts);
+            }
+            println!(
+                "{} {}: died before its first word, booting again",
+                self.kernel.release, self.group
+            );
+        }
+        Ok(self.once()?.0)
+    }
+
+    /// One boot: the verdicts, and whether the guest's programs have begun at all.
+    fn once(&self) -> Result<(Vec<(String, Verdict)>, bool)> {
         let dir = host::target_dir().join("vm").join(&self.kernel.release);
         fs::create_dir_all(&dir)?;
         let log = dir.join(format!("{}.log", self.group));
@@ -136,11 +156,12 @@ impl Boot<'_> {
         guest.wait()?;
         drop(lines);
         let _ = reader.join();
+        let began = transcript.began;
         let (verdicts, healthy) = transcript.finish(&self.scenarios, stopped);
         if !healthy {
             self.show(&log);
         }
-        Ok(verdicts)
+        Ok((verdicts, began))
     }
 
     fn command(&self) -> Command {
